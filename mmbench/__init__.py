@@ -1,0 +1,3 @@
+"""mmbench: a benchmark of balanced multimodal learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,291 @@
+"""What every dataset offers: typed modalities, named protocols, and three splits.
+
+A dataset file defines one subclass of :class:`Dataset`. ``load`` returns :class:`Splits`;
+everything that must hold for any data (finite features, a training row for every class, ids in
+one split only) is checked once, in :meth:`Splits.check`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.errors import DataError, RequestError, unknown_name
+from mmbench.options import Options
+
+Kind = Literal["vector", "image", "frames", "waveform", "spectrogram", "sequence", "tokens"]
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what)``: called while a dataset is prepared."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `mmbench list datasets` and `mmbench show` print. Every field is a literal, so that
+    it can be read without importing the file."""
+
+    title: str
+    summary: str
+    licence: str
+    citation: str
+    modalities: dict[str, str]
+    """Name of each default modality and what it holds."""
+    protocols: dict[str, str]
+    """Name of each protocol and how it splits; the first is the default."""
+    files: str = ""
+    """What the user has to supply; empty when the data are in the package or generated."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality as its encoder receives it.
+
+    ``shape`` is that of one sample: ``vector (D,)``, ``image (channels, H, W)``, ``frames
+    (T, channels, H, W)``, ``waveform (samples,)``, ``spectrogram (1, F, T)``, ``sequence (T, D)``,
+    ``tokens (T,)`` of int64 where 0 is padding.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    stored: Kind | None = None
+    """The kind before a front end turned it into ``kind``, where they differ."""
+    encoder: str | None = None
+    """Encoder to use unless the user names one; None chooses by kind and shape."""
+    vocabulary: int | None = None
+    """Number of token ids, for ``tokens``."""
+
+
+class Source(Protocol):
+    """One modality of one split: row numbers go in, a batch on the device comes out."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> Source: ...
+
+    def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
+        """Return the rows as ``(B, *shape)``; ``augment`` is None at evaluation."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content, front end and fixed noise included."""
+        ...
+
+
+Transform = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
+"""``transform(x, rows, augment)``: applied on the device to a batch ``x`` of the given rows."""
+
+
+class Rows:
+    """A source held in memory: an array ``(N, *stored shape)`` and transforms run per batch.
+
+    Arrays of floats are kept as float32, integer arrays as they are. ``transforms`` that are
+    modules are moved along with the array; ``transform_name`` says in the fingerprint what they do.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray | Tensor,
+        transforms: Sequence[Transform] = (),
+        transform_name: str = "",
+    ) -> None:
+        tensor = torch.as_tensor(array)
+        self.tensor = tensor.float() if tensor.is_floating_point() else tensor
+        self.transforms = tuple(transforms)
+        self.transform_name = transform_name
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def to(self, device: torch.device) -> Rows:
+        transforms = [t.to(device) if isinstance(t, torch.nn.Module) else t for t in self.transforms]
+        return Rows(self.tensor.to(device), transforms, self.transform_name)
+
+    def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
+        x = self.tensor.index_select(0, rows)
+        for transform in self.transforms:
+            x = transform(x, rows, augment)
+        return x
+
+    def fingerprint(self) -> str:
+        content = np.ascontiguousarray(self.tensor.cpu().numpy())
+        return digest(str(content.shape), content.tobytes(), self.transform_name)
+
+
+@dataclass
+class Batch:
+    """Rows of a split on the device: ``inputs[m] (B, *shape)``, ``y (B,)``, ``rows (B,)``."""
+
+    inputs: dict[str, Tensor]
+    y: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass
+class Split:
+    """One of train, validation and test."""
+
+    inputs: Mapping[str, Source]
+    y: Tensor
+    """Class numbers ``(N,)`` int64."""
+    ids: np.ndarray
+    """A string per row, unique within the dataset."""
+    groups: np.ndarray | None = None
+    """A string per row that names its actor, speaker or video, where one exists."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> Split:
+        inputs = {m: source.to(device) for m, source in self.inputs.items()}
+        return Split(inputs, self.y.to(device), self.ids, self.groups)
+
+    def batch(
+        self, rows: Tensor, modalities: Sequence[str], augment: torch.Generator | None = None
+    ) -> Batch:
+        """Return the rows, int64 ``(B,)`` on the split's device, of the given modalities."""
+        inputs = {m: self.inputs[m].batch(rows, augment) for m in modalities}
+        return Batch(inputs, self.y.index_select(0, rows), rows)
+
+
+@dataclass
+class Splits:
+    """What ``Dataset.load`` returns. All sources are on the CPU until the trainer moves them."""
+
+    train: Split
+    val: Split
+    test: Split
+    modalities: dict[str, Modality]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a table that uses this split has to say, such as actors shared by train and test."""
+    truth: dict[str, float] = field(default_factory=dict)
+    """Known quantities of generated data: information in nats, Bayes accuracies."""
+
+    def named(self) -> dict[str, Split]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return hashes of the split (ids and labels) and of the data (features as loaded)."""
+        split = [
+            f"{name}:{digest(*map(str, part.ids))}:{digest(part.y.cpu().numpy().tobytes())}"
+            for name, part in self.named().items()
+        ]
+        data = [
+            f"{name}:{m}:{source.fingerprint()}"
+            for name, part in self.named().items()
+            for m, source in sorted(part.inputs.items())
+        ]
+        return {"split": digest(*split), "data": digest(*data)}
+
+    def check(self, dataset: str) -> None:
+        """Raise :class:`DataError` unless every method can rely on these splits."""
+        seen: dict[str, str] = {}
+        for name, part in self.named().items():
+            if len(part) == 0:
+                raise DataError(f"dataset '{dataset}': the {name} split has no rows")
+            for row_id in part.ids:
+                if (other := seen.setdefault(str(row_id), name)) != name:
+                    raise DataError(f"dataset '{dataset}': id '{row_id}' is in {other} and in {name}")
+            if len(set(part.ids.tolist())) != len(part):
+                raise DataError(f"dataset '{dataset}': the {name} split names an id twice")
+            self._check_finite(dataset, name, part)
+        present = set(self.train.y.tolist())
+        absent = [c for i, c in enumerate(self.classes) if i not in present]
+        if absent:
+            raise DataError(
+                f"dataset '{dataset}': no training rows for class {', '.join(absent)}; "
+                "leave the class out or split otherwise"
+            )
+
+    def _check_finite(self, dataset: str, name: str, part: Split) -> None:
+        for m, source in part.inputs.items():
+            for start in range(0, len(part), 4096):
+                rows = torch.arange(start, min(start + 4096, len(part)))
+                values = source.batch(rows, None)
+                if not values.is_floating_point():
+                    break
+                bad = ~values.isfinite().flatten(1).all(1)
+                if bad.any():
+                    first = part.ids[int(rows[bad][0])]
+                    raise DataError(
+                        f"dataset '{dataset}': modality '{m}' holds NaN or infinite values in "
+                        f"{name} (first at id '{first}'); remove or impute these rows"
+                    )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that `mmbench data verify` found wrong."""
+
+    path: str
+    what: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `mmbench data verify` found: counts by name, problems, and whether it will do."""
+
+    counts: dict[str, int]
+    problems: tuple[Problem, ...]
+    usable: bool
+
+
+class Dataset:
+    """A dataset: subclass, fill ``info`` and ``Config``, and write ``load``."""
+
+    info: ClassVar[DatasetInfo]
+
+    class Config(Options):
+        """Options of the dataset (`-d key=value`); a subclass with options replaces it."""
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        return tuple(self.info.protocols)
+
+    def recipe(self, protocol: str) -> dict[str, object]:
+        """Return the training settings that are customary here, as overrides of `Recipe`."""
+        return {}
+
+    def load(self, protocol: str, seed: int) -> Splits:
+        """Return the splits of a protocol; ``seed`` draws whatever the protocol leaves open."""
+        raise NotImplementedError
+
+    def prepare(self, source: Path, cache: Path, progress: Progress) -> str:
+        """Turn the user's files into a cache, once; return a sentence on what was written."""
+        raise RequestError(f"dataset '{self.name()}' needs no preparation")
+
+    def verify(self, source: Path) -> Verification:
+        """Say exactly what is missing from or damaged in the user's files."""
+        raise RequestError(f"dataset '{self.name()}' has no files to verify")
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the registered name: that of the file which defines the class."""
+        return cls.__module__.rpartition(".")[2]
+
+    def check_protocol(self, protocol: str) -> None:
+        if protocol not in self.protocols:
+            raise unknown_name(f"protocol of {self.name()}", protocol, self.protocols)
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the parts, each preceded by its length."""
+    sha = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        sha.update(len(content).to_bytes(8, "little"))
+        sha.update(content)
+    return sha.hexdigest()[:16]

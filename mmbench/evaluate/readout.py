@@ -1,0 +1,92 @@
+"""Predictions of a method for a split: fused and per modality, in evaluation mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmbench.data.dataset import Split
+
+if TYPE_CHECKING:
+    from mmbench.train.method import Method
+    from mmbench.train.run import Run
+
+
+@dataclass
+class Readout:
+    """What was predicted for ``N`` rows; tensors are on the CPU, logits ``(N, C)`` float32."""
+
+    y: Tensor
+    logits: Tensor
+    parts: dict[str, Tensor]
+    """Per modality: the fusion's part of the logits (`split` read-out, or zero-feature ablation)."""
+    own: dict[str, Tensor]
+    """Per modality: logits of its own head, where the method has one."""
+    features: dict[str, Tensor]
+    """Per modality ``(N, width_m)``."""
+
+    def accuracy(self, logits: Tensor | None = None) -> float:
+        """Return the share of rows whose largest logit is that of their class."""
+        chosen = (self.logits if logits is None else logits).argmax(dim=1)
+        return float((chosen == self.y).double().mean())
+
+    def nll(self) -> float:
+        """Return the mean negative log-likelihood of the fused prediction in nats."""
+        return float(functional.cross_entropy(self.logits.double(), self.y))
+
+    def confidence(self, logits: Tensor) -> float:
+        """Return the mean probability of the true class."""
+        probability = logits.double().softmax(dim=1).gather(1, self.y.unsqueeze(1))
+        return float(probability.mean())
+
+
+def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = None) -> Readout:
+    """Return the predictions for rows of a split (default all), without dropping any.
+
+    The network and the method are put into evaluation mode, and back afterwards.
+    """
+    from mmbench.train.run import EVALUATION_BATCH, batches
+
+    network = run.network
+    was_training = network.training, method.training
+    network.eval()
+    method.eval()
+    chosen = np.arange(len(split)) if rows is None else rows
+    # A network without modalities still needs a batch's size, so it is given any one modality.
+    names = network.modalities or tuple(split.inputs)[:1]
+    collected: list[Readout] = []
+    with torch.no_grad():
+        for batch in batches(split, chosen, names, EVALUATION_BATCH, run.device):
+            with run.autocast():
+                out = network(batch.inputs)
+            collected.append(
+                Readout(
+                    batch.y.cpu(),
+                    method.predict(run, out).float().cpu(),
+                    {m: part.float().cpu() for m, part in out.parts.items()},
+                    {m: own.float().cpu() for m, own in method.own_logits(run, out).items()},
+                    {m: feature.float().cpu() for m, feature in out.features.items()},
+                )
+            )
+    network.train(was_training[0])
+    method.train(was_training[1])
+    return _joined(collected)
+
+
+def _joined(parts: list[Readout]) -> Readout:
+    def joined(name: str) -> dict[str, Tensor]:
+        dicts = [getattr(part, name) for part in parts]
+        return {m: torch.cat([d[m] for d in dicts]) for m in dicts[0]}
+
+    return Readout(
+        torch.cat([part.y for part in parts]),
+        torch.cat([part.logits for part in parts]),
+        joined("parts"),
+        joined("own"),
+        joined("features"),
+    )

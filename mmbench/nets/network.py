@@ -1,0 +1,123 @@
+"""The network every method trains: an encoder per modality, and a fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mmbench.data.dataset import Modality
+from mmbench.errors import RequestError, unknown_name
+from mmbench.nets.encoders import build_encoder, default_encoder
+from mmbench.nets.fusion import FUSIONS, Features, Fusion
+from mmbench.seeds import Key, default_stream
+
+
+@dataclass
+class Output:
+    """What a forward pass gives for ``B`` samples and ``C`` classes."""
+
+    logits: Tensor
+    """``(B, C)``, float32."""
+    features: dict[str, Tensor]
+    """``{m: (B, width_m)}``; a modality left out of the pass has zeros."""
+    fusion: Fusion | None
+
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """Logits divided among the modalities, ``{m: (B, C)}``, worked out when first read."""
+        return {} if self.fusion is None else self.fusion.parts(self.features)
+
+    @property
+    def parts_are_exact(self) -> bool:
+        """Whether the parts sum to ``logits``; otherwise each is a zero-feature ablation."""
+        return self.fusion is None or self.fusion.parts_are_exact
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that is needed to build a network again: equal specs give equal initial weights."""
+
+    modalities: Mapping[str, Modality]
+    encoders: Mapping[str, str]
+    classes: int
+    fusion: str
+    seed: int
+
+    def build(self, keep: Sequence[str] | None = None) -> Network:
+        """Return the network over the modalities in ``keep`` (default all), on the CPU."""
+        names = [m for m in self.modalities if keep is None or m in keep]
+        return Network(self, names)
+
+
+class Network(nn.Module):
+    """Encoders and a fusion over ``modalities``; without modalities its logits are zero."""
+
+    def __init__(self, spec: NetworkSpec, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.modalities = tuple(modalities)
+        self.classes = spec.classes
+        self.encoders = nn.ModuleDict()
+        for m in modalities:
+            with default_stream(spec.seed, "encoder", m):
+                self.encoders[m] = build_encoder(spec.encoders[m], m, spec.modalities[m])
+        self.widths: dict[str, int] = {m: int(self.encoders[m].width) for m in modalities}
+        self.fusion = self._build_fusion(spec.seed)
+
+    def _build_fusion(self, *key: Key) -> Fusion | None:
+        if not self.modalities:
+            return None
+        kind = fusion_type(self.spec.fusion)
+        if len(self.modalities) < kind.min_modalities:
+            raise RequestError(
+                f"fusion '{self.spec.fusion}' needs {kind.min_modalities} modalities, "
+                f"{len(self.modalities)} given: use concat, sum, late or attention"
+            )
+        return kind(self.widths, self.classes, *key)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features of the modalities present in ``inputs``."""
+        return {m: self.encoders[m](inputs[m]) for m in self.modalities if m in inputs}
+
+    def fuse(self, features: Features) -> Output:
+        """Return the output for features of all modalities, ``{m: (B, width_m)}``."""
+        assert self.fusion is not None, "a network without modalities has nothing to fuse"
+        full = {m: features[m] for m in self.modalities}
+        return Output(self.fusion(full).float(), full, self.fusion)
+
+    def forward(self, inputs: Mapping[str, Tensor], keep: Sequence[str] | None = None) -> Output:
+        """Return the output for a batch; modalities outside ``keep`` are not encoded, and their
+        features are zero."""
+        if self.fusion is None:
+            some = next(iter(inputs.values()))
+            zeros = torch.zeros(len(some), self.classes, device=some.device)
+            return Output(zeros, {}, None)
+        if keep is None:
+            return self.fuse(self.encode(inputs))
+        seen = self.encode({m: inputs[m] for m in keep})
+        some = next(iter(seen.values()))
+        zeros_for = {m: some.new_zeros(len(some), self.widths[m]) for m in self.modalities}
+        return self.fuse(zeros_for | seen)
+
+
+def fusion_type(name: str) -> type[Fusion]:
+    if name not in FUSIONS:
+        raise unknown_name("fusion", name, FUSIONS)
+    return FUSIONS[name]
+
+
+def resolve_encoders(
+    modalities: Mapping[str, Modality], chosen: Mapping[str, str]
+) -> dict[str, str]:
+    """Return an encoder name per modality: the chosen one, else the default for its kind.
+
+    Raises :class:`RequestError` when ``chosen`` names a modality that is not there.
+    """
+    for m in chosen:
+        if m not in modalities:
+            raise unknown_name("modality", m, modalities)
+    return {m: chosen.get(m) or default_encoder(spec) for m, spec in modalities.items()}

@@ -1,0 +1,296 @@
+"""The loop that every method goes through. It knows nothing of any method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from mmbench.config import Recipe
+from mmbench.data.dataset import Split, Splits
+from mmbench.errors import RunFailed, StoreError
+from mmbench.evaluate.readout import Readout, read_out
+from mmbench.nets.network import Network, NetworkSpec
+from mmbench.seeds import numpy_stream
+from mmbench.train.checkpoint import Checkpointer, State
+from mmbench.train.method import Method, Stage
+from mmbench.train.optim import build_optimizer, build_schedule
+from mmbench.train.run import Counts, Run, batches
+
+LOSS_CHECK = 50
+"""Steps between looks at the losses. Looking makes the host wait for the device."""
+
+HistoryRow = dict[str, float | int | str]
+
+
+class Progress(Protocol):
+    """What is told as training goes on."""
+
+    def stage(self, name: str, number: int, stages: int, epochs: int) -> None: ...
+
+    def epoch(self, done: int, row: Mapping[str, float | int | str]) -> None: ...
+
+
+class Silent:
+    """Progress that is shown to nobody."""
+
+    def stage(self, name: str, number: int, stages: int, epochs: int) -> None: ...
+
+    def epoch(self, done: int, row: Mapping[str, float | int | str]) -> None: ...
+
+
+@dataclass
+class Selected:
+    """The epoch whose model is kept."""
+
+    epoch: int
+    score: tuple[float, ...]
+    network: State
+    method: State
+
+
+@dataclass
+class Fitted:
+    """A trained method and how it got there."""
+
+    run: Run
+    method: Method
+    history: list[HistoryRow]
+    seconds: dict[str, float]
+    """Training time per stage, evaluation on validation left out."""
+    selected: dict[str, float | int | str] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a method on splits that are already on the device."""
+
+    def __init__(
+        self,
+        method: Method,
+        splits: Splits,
+        spec: NetworkSpec,
+        recipe: Recipe,
+        device: torch.device,
+        precision: str = "fp32",
+        progress: Progress | None = None,
+        checkpointer: Checkpointer | None = None,
+    ) -> None:
+        self.method = method
+        self.splits = splits
+        self.recipe = recipe
+        self.device = device
+        self.progress = progress or Silent()
+        self.checkpointer = checkpointer
+        self.run = Run(splits.train, spec, recipe, device, precision)
+        self.main: Network = spec.build(method.modalities(tuple(spec.modalities))).to(device)
+        self.run.network = self.main
+        self.history: list[HistoryRow] = []
+        self.seconds: dict[str, float] = {}
+        self.selected: dict[str, float | int | str] = {}
+        self._saved_at = time.monotonic()
+
+    def fit(self) -> Fitted:
+        """Train all stages, from the last checkpoint if there is one."""
+        self.method.setup(self.run)
+        self.method.to(self.device)
+        stages = self.method.stages(self.run)
+        state = self.checkpointer.load() if self.checkpointer else None
+        first, epochs_done = 0, 0
+        if state is not None:
+            first, epochs_done = self._resume(state, stages)
+        for number in range(first, len(stages)):
+            self.progress.stage(stages[number].name, number + 1, len(stages), stages[number].epochs)
+            self._train_stage(number, stages[number], state if epochs_done else None)
+            state, epochs_done = None, 0
+        self.run.network = self.main
+        self.main.eval()
+        self.method.eval()
+        return Fitted(self.run, self.method, self.history, self.seconds, self.selected)
+
+    def _train_stage(self, number: int, stage: Stage, state: State | None) -> None:
+        run, method = self.run, self.method
+        began = self._now()
+        run.stage, run.epoch = stage, 0
+        run.network = run.fresh_network(stage.modalities) if stage.fresh else self.main
+        run.begin_epoch(0)
+        method.on_stage_start(run)
+        method.to(self.device)
+        best: Selected | None = None
+        if stage.epochs > 0:
+            run.optimizer = build_optimizer(method.param_groups(run), self.recipe)
+            schedule = build_schedule(run.optimizer, self.recipe, stage.epochs)
+            done = 0
+            if state is not None:
+                best, done = self._restore_stage(state, schedule)
+            began = self._charge(stage, began)
+            for epoch in range(done, stage.epochs):
+                row = self._train_epoch(number, stage, epoch)
+                schedule.step()
+                began = self._charge(stage, began)
+                best = self._look(stage, epoch, row, best)
+                self.history.append(row)
+                self.progress.epoch(epoch + 1, row)
+                began = self._now()
+                if epoch + 1 < stage.epochs:
+                    self._save(number, epoch + 1, schedule, best)
+            run.optimizer = None
+        if best is not None:
+            run.network.load_state_dict(best.network)
+            method.load_state_dict(best.method)
+        method.on_stage_end(run)
+        self._charge(stage, began)
+        run.network = self.main
+        self._save(number + 1, 0, None, None)
+
+    def _train_epoch(self, number: int, stage: Stage, epoch: int) -> HistoryRow:
+        run, method = self.run, self.method
+        run.begin_epoch(epoch)
+        run.network.train()
+        method.train()
+        method.on_epoch_start(run)
+        assert run.optimizer is not None
+        rate = run.optimizer.param_groups[0]["lr"]
+        rows = np.arange(len(run.train)) if stage.rows is None else stage.rows
+        order = numpy_stream(run.seed, "order", epoch).permutation(rows)
+        losses: list[Tensor] = []
+        augment = run.stream("augment", epoch)
+        for batch in batches(
+            run.train, order, run.modalities, self.recipe.batch_size, self.device, augment
+        ):
+            losses.append(method.train_step(run, batch).detach())
+            if len(losses) % LOSS_CHECK == 0:
+                self._check_losses(losses, stage, epoch)
+        self._check_losses(losses, stage, epoch)
+        method.on_epoch_end(run)
+        row: HistoryRow = {"stage": stage.name, "epoch": epoch + 1, "lr": rate}
+        row["train_loss"] = float(torch.stack(losses).mean())
+        return row | run.take_logged()
+
+    def _check_losses(self, losses: list[Tensor], stage: Stage, epoch: int) -> None:
+        start = (len(losses) - 1) // LOSS_CHECK * LOSS_CHECK if losses else 0
+        bad = ~torch.stack(losses[start:]).isfinite() if losses[start:] else None
+        if bad is None or not bad.any():
+            return
+        step = start + int(bad.nonzero()[0]) + 1
+        before = [float(loss) for loss in losses[: step - 1][-1:]]
+        last = f"{before[0]:.4g}" if before else "none this epoch"
+        raise RunFailed(
+            f"the loss became {float(losses[step - 1])} in stage '{stage.name}', epoch {epoch + 1}, "
+            f"step {step} (last finite loss: {last}); lower the learning rate (-t lr=...) or clip "
+            "(-t clip_norm=1)"
+        )
+
+    def _look(
+        self, stage: Stage, epoch: int, row: HistoryRow, best: Selected | None
+    ) -> Selected | None:
+        """Evaluate where the stage selects, note it in the history, and keep the better model."""
+        rule = self.recipe.select if stage.select == "protocol" else stage.select
+        score: tuple[float, ...] | None = None
+        if stage.select == "rows":
+            assert stage.select_rows is not None, f"stage '{stage.name}' names no select_rows"
+            loss = self._read(self.splits.train, stage.select_rows).nll()
+            row["select_nll"] = loss
+            score = (-loss,)
+        elif stage.select == "protocol":
+            if self.recipe.train_on == "train":
+                score = self._note(row, "val", self._read(self.splits.val))
+            if rule == "best-test":
+                score = self._note(row, "test", self._read(self.splits.test))
+        if rule == "last" or score is None:
+            if stage.select == "protocol":
+                self.selected = {"stage": stage.name, "epoch": epoch + 1, "rule": "last"}
+            return None
+        if best is not None and score <= best.score:
+            return best
+        if stage.select == "protocol":
+            self.selected = {"stage": stage.name, "epoch": epoch + 1, "rule": rule}
+        return Selected(
+            epoch + 1, score, _copy(self.run.network.state_dict()), _copy(self.method.state_dict())
+        )
+
+    def _note(self, row: HistoryRow, split: str, readout: Readout) -> tuple[float, ...]:
+        """Put accuracies into a history row; return the score that selection compares: accuracy,
+        and where it ties the lower loss."""
+        row[f"{split}_accuracy"] = accuracy = readout.accuracy()
+        row[f"{split}_nll"] = loss = readout.nll()
+        for m in readout.parts:
+            row[f"{split}_split_accuracy.{m}"] = readout.accuracy(readout.parts[m])
+            row[f"{split}_confidence.{m}"] = readout.confidence(readout.parts[m])
+        for m in readout.own:
+            row[f"{split}_own_head_accuracy.{m}"] = readout.accuracy(readout.own[m])
+        return accuracy, -loss
+
+    def _read(self, split: Split, rows: np.ndarray | None = None) -> Readout:
+        return read_out(self.run, self.method, split, rows)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _charge(self, stage: Stage, began: float) -> float:
+        now = self._now()
+        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + now - began
+        return now
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def _save(
+        self, number: int, epochs: int, schedule: LRScheduler | None, best: Selected | None
+    ) -> None:
+        """Keep the state before epoch ``epochs`` of stage ``number``, if it is time to."""
+        keeper = self.checkpointer
+        if keeper is None or time.monotonic() - self._saved_at < keeper.seconds:
+            return
+        run = self.run
+        keeper.save(
+            {
+                "stage": number,
+                "epoch": epochs,
+                "main": self.main.state_dict(),
+                "network": run.network.state_dict() if epochs else None,
+                "method": self.method.state_dict(),
+                "optimizer": run.optimizer.state_dict() if run.optimizer and epochs else None,
+                "schedule": schedule.state_dict() if schedule else None,
+                "best": None if best is None else vars(best),
+                "history": self.history,
+                "counts": run.counts.as_dict(),
+                "seconds": self.seconds,
+                "selected": self.selected,
+            }
+        )
+        self._saved_at = time.monotonic()
+
+    def _resume(self, state: State, stages: list[Stage]) -> tuple[int, int]:
+        if state["stage"] > len(stages):
+            raise StoreError("the checkpoint belongs to other stages: add --overwrite to start again")
+        self.main.load_state_dict(state["main"])
+        self.method.load_state_dict(state["method"])
+        self.history = list(state["history"])
+        self.seconds = dict(state["seconds"])
+        self.selected = dict(state["selected"])
+        self.run.counts = Counts(**state["counts"])
+        return int(state["stage"]), int(state["epoch"])
+
+    def _restore_stage(self, state: State, schedule: LRScheduler) -> tuple[Selected | None, int]:
+        run = self.run
+        assert run.optimizer is not None
+        run.network.load_state_dict(state["network"])
+        self.method.load_state_dict(state["method"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        run.counts = Counts(**state["counts"])
+        best = state["best"]
+        return (Selected(**best) if best is not None else None), int(state["epoch"])
+
+
+def _copy(state: Mapping[str, Any]) -> State:
+    return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in state.items()}
