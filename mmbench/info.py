@@ -37,3 +37,20 @@ class MethodInfo:
     neutral: dict[str, object] | None = field(default=None)
     """Options that switch the method off: with them it equals `joint` bit for bit. None where
     that has no meaning (controls)."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `mmbench list datasets` and `mmbench show` print. Every field is a literal, so that
+    it can be read without importing the file."""
+
+    title: str
+    summary: str
+    licence: str
+    citation: str
+    modalities: dict[str, str]
+    """Name of each default modality and what it holds."""
+    protocols: dict[str, str]
+    """Name of each protocol and how it splits; the first is the default."""
+    files: str = ""
+    """What the user has to supply; empty when the data are in the package or generated."""

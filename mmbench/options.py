@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from mmbench.errors import RequestError, unknown_name
 
@@ -48,6 +49,8 @@ class OptionRow:
     default: Any
     description: str
     search: tuple[Any, ...]
+    range: str = ""
+    """Bounds of a number, such as ``>= 0, < 1``."""
 
 
 def option_rows(options: type[BaseModel], prefix: str = "") -> list[OptionRow]:
@@ -68,9 +71,20 @@ def option_rows(options: type[BaseModel], prefix: str = "") -> list[OptionRow]:
                 declared.get_default(call_default_factory=True),
                 declared.description or "",
                 tuple(search),
+                _range(declared),
             )
         )
     return rows
+
+
+def _range(declared: FieldInfo) -> str:
+    bounds = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return ", ".join(
+        f"{sign} {getattr(bound, name)}"
+        for bound in declared.metadata
+        for name, sign in bounds.items()
+        if hasattr(bound, name)
+    )
 
 
 def _type_name(kind: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -18,28 +18,12 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, RequestError, unknown_name
+from mmbench.info import DatasetInfo as DatasetInfo
 from mmbench.options import Options
 
 Kind = Literal["vector", "image", "frames", "waveform", "spectrogram", "sequence", "tokens"]
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``: called while a dataset is prepared."""
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What `mmbench list datasets` and `mmbench show` print. Every field is a literal, so that
-    it can be read without importing the file."""
-
-    title: str
-    summary: str
-    licence: str
-    citation: str
-    modalities: dict[str, str]
-    """Name of each default modality and what it holds."""
-    protocols: dict[str, str]
-    """Name of each protocol and how it splits; the first is the default."""
-    files: str = ""
-    """What the user has to supply; empty when the data are in the package or generated."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +140,46 @@ class Split:
         return Batch(inputs, self.y.index_select(0, rows), rows)
 
 
+class Joined:
+    """Two sources one after the other."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self.first = first
+        self.second = second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def to(self, device: torch.device) -> Joined:
+        return Joined(self.first.to(device), self.second.to(device))
+
+    def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
+        early = rows < len(self.first)
+        places = torch.cat([early.nonzero().squeeze(1), (~early).nonzero().squeeze(1)])
+        pieces = [
+            source.batch(chosen, augment)
+            for source, chosen in (
+                (self.first, rows[early]),
+                (self.second, rows[~early] - len(self.first)),
+            )
+            if len(chosen)
+        ]
+        return torch.cat(pieces)[places.argsort()]
+
+    def fingerprint(self) -> str:
+        return digest(self.first.fingerprint(), self.second.fingerprint())
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Return the rows of both splits, those of the first before those of the second."""
+    inputs = {m: Joined(source, second.inputs[m]) for m, source in first.inputs.items()}
+    groups = None
+    if first.groups is not None and second.groups is not None:
+        groups = np.concatenate([first.groups, second.groups])
+    ids = np.concatenate([first.ids, second.ids])
+    return Split(inputs, torch.cat([first.y, second.y]), ids, groups)
+
+
 @dataclass
 class Splits:
     """What ``Dataset.load`` returns. All sources are on the CPU until the trainer moves them."""
@@ -172,6 +196,18 @@ class Splits:
 
     def named(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    def to(self, device: torch.device) -> Splits:
+        return replace(
+            self,
+            train=self.train.to(device),
+            val=self.val.to(device),
+            test=self.test.to(device),
+        )
+
+    def with_val_in_train(self) -> Splits:
+        """Return the same splits with the validation rows trained on as well."""
+        return replace(self, train=joined(self.train, self.val))
 
     def fingerprints(self) -> dict[str, str]:
         """Return hashes of the split (ids and labels) and of the data (features as loaded)."""

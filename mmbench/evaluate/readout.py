@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.data.dataset import Split
+from mmbench.nets.fusion import Features
 
 if TYPE_CHECKING:
     from mmbench.train.method import Method
@@ -24,7 +27,7 @@ class Readout:
     y: Tensor
     logits: Tensor
     parts: dict[str, Tensor]
-    """Per modality: the fusion's part of the logits (`split` read-out, or zero-feature ablation)."""
+    """Per modality: the fusion's part of the logits (exact, or a zero-feature ablation)."""
     own: dict[str, Tensor]
     """Per modality: logits of its own head, where the method has one."""
     features: dict[str, Tensor]
@@ -53,14 +56,11 @@ def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = N
     from mmbench.train.run import EVALUATION_BATCH, batches
 
     network = run.network
-    was_training = network.training, method.training
-    network.eval()
-    method.eval()
     chosen = np.arange(len(split)) if rows is None else rows
     # A network without modalities still needs a batch's size, so it is given any one modality.
     names = network.modalities or tuple(split.inputs)[:1]
     collected: list[Readout] = []
-    with torch.no_grad():
+    with evaluating(network, method):
         for batch in batches(split, chosen, names, EVALUATION_BATCH, run.device):
             with run.autocast():
                 out = network(batch.inputs)
@@ -73,9 +73,37 @@ def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = N
                     {m: feature.float().cpu() for m, feature in out.features.items()},
                 )
             )
-    network.train(was_training[0])
-    method.train(was_training[1])
     return _joined(collected)
+
+
+def predict_from(run: Run, method: Method, features: Features) -> Tensor:
+    """Return the fused logits ``(N, C)`` on the CPU for given features of all modalities,
+    ``{m: (N, width_m)}``: the fusion and the method's inference without the encoders."""
+    from mmbench.train.run import EVALUATION_BATCH
+
+    collected: list[Tensor] = []
+    with evaluating(run.network, method):
+        for start in range(0, len(next(iter(features.values()))), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            with run.autocast():
+                out = run.network.fuse({m: h[rows].to(run.device) for m, h in features.items()})
+            collected.append(method.predict(run, out).float().cpu())
+    return torch.cat(collected)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put modules into evaluation mode, without gradients, inside the block; afterwards each
+    submodule is in the mode it was in."""
+    modes = {part: part.training for module in modules for part in module.modules()}
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def _joined(parts: list[Readout]) -> Readout:

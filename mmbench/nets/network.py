@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -47,10 +47,11 @@ class NetworkSpec:
     fusion: str
     seed: int
 
-    def build(self, keep: Sequence[str] | None = None) -> Network:
-        """Return the network over the modalities in ``keep`` (default all), on the CPU."""
+    def build(self, keep: Sequence[str] | None = None, fusion: str | None = None) -> Network:
+        """Return the network over the modalities in ``keep`` (default all), on the CPU, with
+        another fusion than the spec's if one is named."""
         names = [m for m in self.modalities if keep is None or m in keep]
-        return Network(self, names)
+        return Network(self if fusion is None else replace(self, fusion=fusion), names)
 
 
 class Network(nn.Module):
@@ -63,6 +64,11 @@ class Network(nn.Module):
         self.classes = spec.classes
         self.encoders = nn.ModuleDict()
         for m in modalities:
+            if not m or "." in m or hasattr(nn.ModuleDict(), m):
+                raise RequestError(
+                    f"a modality cannot be called '{m}', which is empty, holds a dot or is an "
+                    "attribute of torch modules: rename it"
+                )
             with default_stream(spec.seed, "encoder", m):
                 self.encoders[m] = build_encoder(spec.encoders[m], m, spec.modalities[m])
         self.widths: dict[str, int] = {m: int(self.encoders[m].width) for m in modalities}
@@ -80,14 +86,17 @@ class Network(nn.Module):
         return kind(self.widths, self.classes, *key)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the features of the modalities present in ``inputs``."""
-        return {m: self.encoders[m](inputs[m]) for m in self.modalities if m in inputs}
+        """Return the features of the modalities present in ``inputs``, in float32."""
+        return {m: self.encoders[m](inputs[m]).float() for m in self.modalities if m in inputs}
 
     def fuse(self, features: Features) -> Output:
-        """Return the output for features of all modalities, ``{m: (B, width_m)}``."""
+        """Return the output for features of all modalities, ``{m: (B, width_m)}`` float32. Fusions
+        are small and always run in float32, so that exact parts sum to the logits."""
         assert self.fusion is not None, "a network without modalities has nothing to fuse"
         full = {m: features[m] for m in self.modalities}
-        return Output(self.fusion(full).float(), full, self.fusion)
+        device = next(iter(full.values())).device.type
+        with torch.autocast(device, enabled=False):
+            return Output(self.fusion(full), full, self.fusion)
 
     def forward(self, inputs: Mapping[str, Tensor], keep: Sequence[str] | None = None) -> Output:
         """Return the output for a batch; modalities outside ``keep`` are not encoded, and their
@@ -99,8 +108,10 @@ class Network(nn.Module):
         if keep is None:
             return self.fuse(self.encode(inputs))
         seen = self.encode({m: inputs[m] for m in keep})
-        some = next(iter(seen.values()))
-        zeros_for = {m: some.new_zeros(len(some), self.widths[m]) for m in self.modalities}
+        some = next(iter(inputs.values()))
+        zeros_for = {
+            m: torch.zeros(len(some), width, device=some.device) for m, width in self.widths.items()
+        }
         return self.fuse(zeros_for | seen)
 
 

@@ -43,6 +43,8 @@ class Stage:
     """Rows of train to learn from; None for all of them."""
     modalities: tuple[str, ...] | None = None
     """With ``fresh``: the modalities of the stage's network; None for all."""
+    fusion: str | None = None
+    """With ``fresh``: the fusion of the stage's network; None for the run's."""
     fresh: bool = False
     """Train a newly initialised network that is dropped after the stage, not the run's own."""
     select: Literal["protocol", "rows", "last"] = "last"

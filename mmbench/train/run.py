@@ -53,8 +53,10 @@ class Run:
         self.device = device
         self.precision = precision
         self.counts = Counts()
+        self.main: Network
+        """The run's own network, which is tested in the end."""
         self.network: Network
-        """The network in training: the run's own, or that of a fresh stage."""
+        """The network in training: ``main``, or that of a fresh stage."""
         self.stage = Stage("setup", 0)
         self.epoch = 0
         """Epochs of the stage that are finished: 0 in the first."""
@@ -134,10 +136,12 @@ class Run:
         """Return the parameters of the fusion, its classifier included."""
         return [] if self.network.fusion is None else list(self.network.fusion.parameters())
 
-    def fresh_network(self, modalities: Sequence[str] | None = None) -> Network:
+    def fresh_network(
+        self, modalities: Sequence[str] | None = None, fusion: str | None = None
+    ) -> Network:
         """Return a newly initialised network on the device; its weights are those that the run's
         own network started from."""
-        return self.spec.build(modalities).to(self.device)
+        return self.spec.build(modalities, fusion).to(self.device)
 
     # -- rows --------------------------------------------------------------------------------
 

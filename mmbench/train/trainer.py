@@ -64,7 +64,8 @@ class Fitted:
     history: list[HistoryRow]
     seconds: dict[str, float]
     """Training time per stage, evaluation on validation left out."""
-    selected: dict[str, float | int | str] = field(default_factory=dict)
+    selected: list[dict[str, int | str]] = field(default_factory=list)
+    """Stage, epoch and rule of every model that was kept."""
 
 
 class Trainer:
@@ -89,10 +90,10 @@ class Trainer:
         self.checkpointer = checkpointer
         self.run = Run(splits.train, spec, recipe, device, precision)
         self.main: Network = spec.build(method.modalities(tuple(spec.modalities))).to(device)
-        self.run.network = self.main
+        self.run.main = self.run.network = self.main
         self.history: list[HistoryRow] = []
         self.seconds: dict[str, float] = {}
-        self.selected: dict[str, float | int | str] = {}
+        self.selected: dict[str, dict[str, int | str]] = {}
         self._saved_at = time.monotonic()
 
     def fit(self) -> Fitted:
@@ -111,13 +112,15 @@ class Trainer:
         self.run.network = self.main
         self.main.eval()
         self.method.eval()
-        return Fitted(self.run, self.method, self.history, self.seconds, self.selected)
+        return Fitted(self.run, self.method, self.history, self.seconds, list(self.selected.values()))
 
     def _train_stage(self, number: int, stage: Stage, state: State | None) -> None:
         run, method = self.run, self.method
         began = self._now()
         run.stage, run.epoch = stage, 0
-        run.network = run.fresh_network(stage.modalities) if stage.fresh else self.main
+        run.network = (
+            run.fresh_network(stage.modalities, stage.fusion) if stage.fresh else self.main
+        )
         run.begin_epoch(0)
         method.on_stage_start(run)
         method.to(self.device)
@@ -204,15 +207,18 @@ class Trainer:
                 score = self._note(row, "test", self._read(self.splits.test))
         if rule == "last" or score is None:
             if stage.select == "protocol":
-                self.selected = {"stage": stage.name, "epoch": epoch + 1, "rule": "last"}
+                self._select(stage, epoch, rule)
             return None
         if best is not None and score <= best.score:
             return best
         if stage.select == "protocol":
-            self.selected = {"stage": stage.name, "epoch": epoch + 1, "rule": rule}
+            self._select(stage, epoch, rule)
         return Selected(
             epoch + 1, score, _copy(self.run.network.state_dict()), _copy(self.method.state_dict())
         )
+
+    def _select(self, stage: Stage, epoch: int, rule: str) -> None:
+        self.selected[stage.name] = {"stage": stage.name, "epoch": epoch + 1, "rule": rule}
 
     def _note(self, row: HistoryRow, split: str, readout: Readout) -> tuple[float, ...]:
         """Put accuracies into a history row; return the score that selection compares: accuracy,

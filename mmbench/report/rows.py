@@ -1,0 +1,162 @@
+"""Rows of a table: the runs of a setting over seeds, the metrics they are read by, and pairing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from mmbench.report.statistics import Difference, Summary, paired_difference, summarise
+from mmbench.store.frame import StoredRun
+
+CONTROLS = ("majority", "unimodal", "ensemble", "joint", "multiloss")
+"""Controls in the order of the table; every other method comes after them."""
+
+DEFAULT_REFERENCE = "joint"
+
+Readout = Literal["probe", "split", "own_head", "zero_feature"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+
+TRAINING = ("recipe.", "encoders.", "precision")
+"""Settings of training rather than of a method: rows should agree in them."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and how people read it."""
+
+    name: str
+    title: str
+    scale: int
+    """Factor for display: 100 shows a share in percent."""
+    unit: str
+    step: str
+    """Unit of a difference."""
+    decimals: int
+    higher_is_better: bool
+
+    def value(self, number: float) -> str:
+        return f"{number * self.scale:.{self.decimals}f}"
+
+    def change(self, number: float) -> str:
+        """Return a difference with its sign; one that rounds to zero has none."""
+        text = f"{number * self.scale:+.{self.decimals}f}"
+        return text if float(text) else text[1:]
+
+    def with_unit(self, number: float) -> str:
+        return f"{self.value(number)} {self.unit}".rstrip()
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", 100, "%", "points", 1, True),
+        Metric("macro_f1", "macro F1", 100, "%", "points", 1, True),
+        Metric("nll", "negative log-likelihood", 1, "nats", "nats", 3, False),
+        Metric("ece", "expected calibration error", 100, "%", "points", 1, False),
+        Metric("brier", "Brier score", 1, "", "", 3, False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of one method: its runs over seeds, and what they say."""
+
+    label: str
+    method: str
+    config_hash: str
+    settings: dict[str, Any]
+    """Settings that differ from the defaults, those of the dataset left out."""
+    runs: tuple[StoredRun, ...]
+    value: Summary
+    difference: Difference | None = None
+    """To the reference; None for the reference itself and where there is none."""
+    is_reference: bool = False
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def trains(self) -> bool:
+        """Return whether anything was trained, so that the recipe mattered."""
+        return any(run.finished.cost.updates > 0 for run in self.runs)
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Return whether the tested model was chosen on the test set in any of the runs."""
+        return any(
+            run.finished.selected.get("rule") == "best-test"
+            or run.finished.changed.get("recipe.select") == "best-test"
+            for run in self.runs
+        )
+
+    def metric(self, name: str, split: str = "test") -> dict[int, float]:
+        """Return a metric by seed."""
+        return {
+            run.seed: float(getattr(run.finished.metrics[split], name))
+            for run in self.runs
+            if split in run.finished.metrics
+        }
+
+    def readout(self, modality: str, name: str, split: str = "test") -> Summary | None:
+        """Return a modality's accuracy by a readout; None unless every run has it."""
+        found = [
+            run.finished.per_modality.get(modality, {}).get(name, {}).get(split)
+            for run in self.runs
+        ]
+        numbers = [number for number in found if number is not None]
+        return summarise(numbers) if len(numbers) == len(self.runs) else None
+
+    def shapley(self, modality: str, split: str = "test") -> float | None:
+        """Return the mean Shapley value of a modality in accuracy; None unless every run has it."""
+        found = [self._shapley(run, modality, split) for run in self.runs]
+        numbers = [number for number in found if number is not None]
+        return summarise(numbers).mean if len(numbers) == len(self.runs) else None
+
+    @staticmethod
+    def _shapley(run: StoredRun, modality: str, split: str) -> float | None:
+        values = run.finished.contributions.shapley.get(split)
+        return None if values is None else values.values.get(modality)
+
+    def cost(self, name: str) -> float:
+        """Return a cost, mean over the runs."""
+        return summarise(float(getattr(run.finished.cost, name)) for run in self.runs).mean
+
+
+def best(rows: Iterable[Row], metric: Metric) -> Row | None:
+    """Return the row with the best mean, or None of none."""
+    ordered = sorted(rows, key=lambda r: r.value.mean, reverse=metric.higher_is_better)
+    return ordered[0] if ordered else None
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as a label shows it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "+".join(shown(v) for v in value)
+    return str(value)
+
+
+def same_data(run: StoredRun, other: StoredRun) -> bool:
+    ours, theirs = run.finished.fingerprints, other.finished.fingerprints
+    return all(ours.get(name) == theirs.get(name) for name in ("split", "data"))
+
+
+def _pairs(row: Row, base: Row) -> set[int]:
+    """Return the seeds in which both rows saw the same split and data."""
+    theirs = {run.seed: run for run in base.runs}
+    return {r.seed for r in row.runs if r.seed in theirs and same_data(r, theirs[r.seed])}
+
+
+def difference(row: Row, base: Row, metric: Metric) -> Difference:
+    """Return the paired difference of two rows on the test set."""
+    seeds = _pairs(row, base)
+    values = {s: v for s, v in row.metric(metric.name).items() if s in seeds}
+    return paired_difference(values, base.metric(metric.name), metric.higher_is_better)
