@@ -38,7 +38,9 @@ class Ensemble(Method):
 
     def stages(self, run: Run) -> list[Stage]:
         return [
-            Stage(f"unimodal/{m}", run.recipe.epochs, modalities=(m,), fresh=True, select="protocol")
+            Stage(
+                f"unimodal/{m}", run.recipe.epochs, modalities=(m,), fresh=True, select="protocol"
+            )
             for m in run.modalities
         ]
 

@@ -1,12 +1,12 @@
 """IIBalance: intrinsic information budgets (mmbench reconstruction).
 
-Z. Xiong, D. Li, K. Tang, P. Li, W. Kong, Y. Hu: Beyond Forced Modality Balance: Intrinsic Information
-Budgets for Multimodal Learning, ICME 2026, arXiv 2603.17347. Only the abstract could be read when
-this was written: every equation below is mmbench's reconstruction from it, and results must be
-labelled so.
+Z. Xiong, D. Li, K. Tang, P. Li, W. Kong, Y. Hu: Beyond Forced Modality Balance: Intrinsic
+Information Budgets for Multimodal Learning, ICME 2026, arXiv 2603.17347. Only the abstract could be
+read when this was written: every equation below is mmbench's reconstruction from it, and results
+must be labelled so.
 
-Stage 0, budgets. Unimodal models are cross-fitted on the training rows; with h the loss of the class
-frequencies on the same held-out rows:
+Stage 0, budgets. Unimodal models are cross-fitted on the training rows; with h the loss of the
+class frequencies on the same held-out rows:
 
     I_m = mean(h) - mean(nll_m),   B_m = clip(I_m / mean(h), 0, 1),   pi = softmax(B / tau_pi)
     a = argmax B  (the anchor),    rho_m = B_m / B_a
@@ -15,7 +15,7 @@ Stage 1, training. u_m are own-head logits, v_m unit projections of the features
 class prototypes, p_m = softmax(v_m . Q_a / tau) and c_m = p_m[y]:
 
     z   = M sum_m pi_m u_m                            (or a fusion of the features beside own heads)
-    D_m = relu(rho_m - c_m / c_a) / rho_m             only what falls below its potential is corrected
+    D_m = relu(rho_m - c_m / c_a) / rho_m             only what is below its potential is corrected
     L   = CE(z, y) + lambda_u sum_m CE(u_m, y) + lambda_p CE(v_a . Q_a / tau, y)
           + lambda(e) sum_(m != a) omega_m mean( D_m 1[c_a >= 1/C] (-log c_m) )
 
@@ -47,7 +47,7 @@ from mmbench.train.method import Batch, Method, MethodInfo, Options, Output, Sta
 from mmbench.train.run import Run
 
 SMALL = 5000
-"""Below this many training rows, budgets and gate are cross-fitted: rows held out would be missed."""
+"""Below this many training rows, budgets and gate are cross-fitted: held-out rows would be missed."""
 
 
 class BudgetOptions(Options):
@@ -76,7 +76,9 @@ class BudgetOptions(Options):
         if self.given is not None and not all(0 <= b <= 1 for b in self.given):
             raise ValueError("given budgets lie between 0 and 1")
         if self.folds == 2:
-            raise ValueError("folds is 1 or at least 3: one part fits, one calibrates, one measures")
+            raise ValueError(
+                "folds is 1 or at least 3: one part fits, one calibrates, one measures"
+            )
         return self
 
 
@@ -90,9 +92,7 @@ class AlignOptions(Options):
         "what opens it: a sample below its potential, the batch's mean below it, realised "
         "information below it, or always (forced alignment)",
     )
-    gap_weight: Literal["ratio", "gap", "none"] = option(
-        "ratio", "omega_m: rho_m, 1 - rho_m, or 1"
-    )
+    gap_weight: Literal["ratio", "gap", "none"] = option("ratio", "omega_m: rho_m, 1 - rho_m, or 1")
     target: Literal["anchor", "interp"] = option(
         "anchor", "prototypes to align with: the anchor's, or rho_m Q_a + (1 - rho_m) Q_m"
     )
@@ -103,7 +103,8 @@ class AlignOptions(Options):
     start: float = option(0.05, "share of the epochs before lambda rises", ge=0, lt=1)
     full: float = option(0.3, "share of the epochs after which lambda is lambda_max", gt=0, le=1)
     level: Literal["prototype", "instance"] = option(
-        "prototype", "align with class prototypes, or with the anchor's projection of the same sample"
+        "prototype",
+        "align with class prototypes, or with the anchor's projection of the same sample",
     )
     prototype_weight: float = option(0.1, "lambda_p", ge=0, search=[0.03, 0.1, 0.3])
     momentum: float = option(0.95, "of the prototypes", ge=0, lt=1, search=[0.9, 0.95, 0.99])
@@ -124,7 +125,9 @@ class GateOptions(Options):
         f"rows to fit it on: crossfit below {SMALL} training rows and holdout above, or one of "
         "these; train is an ablation",
     )
-    share: float = option(0.1, "share of the training rows that fit_on=holdout holds out", gt=0, lt=1)
+    share: float = option(
+        0.1, "share of the training rows that fit_on=holdout holds out", gt=0, lt=1
+    )
     pull: float = option(
         0.1, "eta: weight of KL(mean gate || prior)", ge=0, search=[0.0, 0.03, 0.1, 0.3, 1.0]
     )
@@ -145,8 +148,8 @@ class Plan:
 
 
 def make_plan(budgets: Budgets, budget: BudgetOptions, align: AlignOptions, seed: int) -> Plan:
-    """Return prior, anchor and ratios. Where even the best budget is negligible the prior is uniform
-    and nothing is aligned."""
+    """Return prior, anchor and ratios. Where even the best budget is negligible the prior is
+    uniform and nothing is aligned."""
     names, values = budgets.modalities, np.array(budgets.values)
     if budget.prior == "uniform" or budgets.are_negligible or np.ptp(values) == 0:
         prior = np.full(len(names), 1 / len(names))
@@ -204,7 +207,9 @@ class RelativeAlignment(nn.Module):
             m: functional.normalize(self.projections[m](h), dim=1) for m, h in out.features.items()
         }
 
-    def forward(self, run: Run, plan: Plan, strength: float, v: dict[str, Tensor], y: Tensor) -> Tensor:
+    def forward(
+        self, run: Run, plan: Plan, strength: float, v: dict[str, Tensor], y: Tensor
+    ) -> Tensor:
         """Return ``lambda_p L_proto + strength L_align`` for a batch, in nats."""
         options, anchor = self.options, self._prototypes(plan.anchor)
         known = anchor.seen[y]
@@ -226,7 +231,9 @@ class RelativeAlignment(nn.Module):
             corrected = drift * (teaches & seen[y])
             run.log(f"corrected.{m}", (corrected > 0).float().mean())
             weight = {"ratio": ratio, "gap": 1 - ratio, "none": 1.0}[options.gap_weight]
-            loss = loss + strength * weight * torch.where(corrected > 0, corrected * pull, 0.0).mean()
+            loss = (
+                loss + strength * weight * torch.where(corrected > 0, corrected * pull, 0.0).mean()
+            )
         return loss
 
     def _prototypes(self, m: str) -> Prototypes:
@@ -533,7 +540,8 @@ class IIBalance(Method):
         self.eval()
         outputs = list(run.outputs(self.gate_folds[k][1]))
         fusion, held = run.network.fusion, self.held_out[k]
-        assert fusion is not None and isinstance(held, HeldOut)
+        assert fusion is not None
+        assert isinstance(held, HeldOut)
         held.fill(
             fusion,
             {m: torch.cat([out.features[m] for out, _ in outputs]) for m in self.names},

@@ -1,6 +1,6 @@
 """Joint training: the cross-entropy of the fused logits, and nothing else.
 
-    L = CE(z, y)
+L = CE(z, y)
 """
 
 from mmbench.train.method import Method, MethodInfo

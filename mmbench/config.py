@@ -23,14 +23,18 @@ class Recipe(Options):
     lr: float = option(1e-3, "learning rate at the start", gt=0)
     momentum: float | None = option(None, "momentum of sgd; 0.9 unless given", ge=0, lt=1)
     weight_decay: float = option(1e-4, "weight decay", ge=0)
-    schedule: Literal["constant", "step", "cosine"] = option("constant", "learning rate over epochs")
+    schedule: Literal["constant", "step", "cosine"] = option(
+        "constant", "learning rate over epochs"
+    )
     step_epochs: int | None = option(
         None, "epochs between the drops of schedule=step; 70 unless given", ge=1
     )
     step_factor: float | None = option(
         None, "factor of a drop of schedule=step; 0.1 unless given", gt=0, lt=1
     )
-    clip_norm: float | None = option(None, "largest norm of the whole gradient; none to not clip", gt=0)
+    clip_norm: float | None = option(
+        None, "largest norm of the whole gradient; none to not clip", gt=0
+    )
     select: Literal["best-val", "last", "best-test"] = option(
         "best-val",
         "which epoch's model is tested: the best on validation, the last, or the best on test, "
@@ -47,7 +51,9 @@ class Recipe(Options):
         if self.schedule != "step":
             for name in ("step_epochs", "step_factor"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is not used by schedule={self.schedule}; leave it out")
+                    raise ValueError(
+                        f"{name} is not used by schedule={self.schedule}; leave it out"
+                    )
         if self.train_on == "train+val" and self.select == "best-val":
             raise ValueError("train_on=train+val leaves no validation rows: add select=last")
         return self
@@ -67,10 +73,12 @@ class RunConfig(Options):
     fusion: str
     encoders: dict[str, str] = {}
     recipe: Recipe = Recipe()
-    seed: int = 0
+    files: dict[str, str] = {}
+    """SHA-256 of the method's or dataset's file, where it was given by path."""
+    seed: int = option(0, "seed of everything that is drawn", ge=0)
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     device: str = "cpu"
-    threads: int = 1
+    threads: int = option(1, "CPU threads", ge=1)
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this experiment from others: all but its seed and machine."""

@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 from mmbench.errors import RequestError, unknown_name
 
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -34,7 +33,7 @@ def option(
     lt: float | None = None,
 ) -> Any:
     """Declare an option: its default, what it means, its range and the values a tuner may try."""
-    extra = {"search": list(search)} if search else None
+    extra: dict[str, Any] | None = {"search": list(search)} if search else None
     return Field(
         default, description=description, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra=extra
     )

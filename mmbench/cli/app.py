@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from mmbench import __version__
 from mmbench.cli.compare import compare
 from mmbench.cli.data import app as data
 from mmbench.cli.listing import list_registered
+from mmbench.cli.run import run
 from mmbench.cli.show import show
 from mmbench.errors import MmbenchError
 
@@ -27,10 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Add --debug to any command to see where in the code an error arose.",
 )
-if find_spec("mmbench.cli.run") is not None:
-    from mmbench.cli.run import run
-
-    app.command()(run)
+app.command()(run)
 app.command()(compare)
 app.command("list")(list_registered)
 app.command()(show)

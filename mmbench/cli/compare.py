@@ -53,7 +53,7 @@ def compare(
         raise unknown_name("--readout", readout, READOUTS)
     found = comparisons.compare(results, dataset, protocol, method or None, reference, metric)
     tables.check_readout(found, chosen_readout)
-    width = shutil.get_terminal_size((100, 24)).columns
+    width = shutil.get_terminal_size((120, 24)).columns
     typer.echo(tables.rendered(found.groups, format, chosen_readout, shapley, width), nl=False)
     for line in found.left_out:
         typer.echo(f"warning: left out: {line}", err=True)

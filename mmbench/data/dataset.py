@@ -87,7 +87,9 @@ class Rows:
         return len(self.tensor)
 
     def to(self, device: torch.device) -> Rows:
-        transforms = [t.to(device) if isinstance(t, torch.nn.Module) else t for t in self.transforms]
+        transforms = [
+            t.to(device) if isinstance(t, torch.nn.Module) else t for t in self.transforms
+        ]
         return Rows(self.tensor.to(device), transforms, self.transform_name)
 
     def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
@@ -230,7 +232,9 @@ class Splits:
                 raise DataError(f"dataset '{dataset}': the {name} split has no rows")
             for row_id in part.ids:
                 if (other := seen.setdefault(str(row_id), name)) != name:
-                    raise DataError(f"dataset '{dataset}': id '{row_id}' is in {other} and in {name}")
+                    raise DataError(
+                        f"dataset '{dataset}': id '{row_id}' is in {other} and in {name}"
+                    )
             if len(set(part.ids.tolist())) != len(part):
                 raise DataError(f"dataset '{dataset}': the {name} split names an id twice")
             self._check_finite(dataset, name, part)

@@ -14,7 +14,7 @@ COOLEST, HOTTEST = 0.25, 8.0
 
 def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """Return the T in [0.25, 8] that minimises the mean cross-entropy of ``logits / T``, for logits
-    ``(N, C)`` that were not trained on. The loss is convex in 1 / T, so the minimum is the only one.
+    ``(N, C)`` that were not trained on. The loss is convex in 1 / T: there is one minimum.
     """
     with torch.no_grad():
         exact = logits.double()

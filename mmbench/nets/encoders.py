@@ -86,7 +86,7 @@ class ResNet18(nn.Module):
             features: Tensor = self.backbone(x)
             return features
         frames: Tensor = self.backbone(x.flatten(0, 1))
-        return frames.unflatten(0, x.shape[:2]).mean(dim=1)
+        return frames.view(*x.shape[:2], self.width).mean(dim=1)
 
 
 class Transformer(nn.Module):
@@ -119,7 +119,8 @@ class Transformer(nn.Module):
         hidden = self.embed(x) + self.positions
         hidden = self.norm(self.layers(hidden, src_key_padding_mask=~present))
         weight = present.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        features: Tensor = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        return features
 
 
 def _sinusoids(length: int, width: int) -> Tensor:

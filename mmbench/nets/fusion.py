@@ -54,7 +54,7 @@ class Concat(Fusion):
         return logits
 
     def parts(self, features: Features) -> dict[str, Tensor]:
-        columns = self.head.weight.split(list(self.widths.values()), dim=1)
+        columns = torch.split(self.head.weight, list(self.widths.values()), dim=1)
         share = self.head.bias / len(self.widths)
         return {
             m: functional.linear(features[m], weight, share)
@@ -117,7 +117,9 @@ class Gated(Fusion):
 
     def build(self, widths: dict[str, int], key: tuple[Key, ...]) -> None:
         width = max(widths.values())
-        self.gates = nn.ModuleDict({m: linear(d, width, *key, "gate", m) for m, d in widths.items()})
+        self.gates = nn.ModuleDict(
+            {m: linear(d, width, *key, "gate", m) for m, d in widths.items()}
+        )
         self.head = linear(width, self.classes, *key, "head")
 
     def forward(self, features: Features) -> Tensor:
@@ -130,7 +132,7 @@ class Gated(Fusion):
 class Attention(Fusion):
     """One learned query attends to the modalities: ``k_m = K_m h_m``, ``v_m = V_m h_m``,
     ``a = softmax_m(q . k_m / sqrt(d))``, ``z = sum_m a_m v_m W^T + b``; part m is
-    ``a_m v_m W^T + b / M``. The parts sum to the logits, though ``a_m`` depends on all modalities."""
+    ``a_m v_m W^T + b / M``. The parts sum to the logits, though ``a_m`` depends on every modality."""
 
     def build(self, widths: dict[str, int], key: tuple[Key, ...]) -> None:
         self.width = max(widths.values())

@@ -2,11 +2,11 @@
 
     omega_m(x) = M * softmax_m( a log pi_m - beta v_m(x) + G(s_m(x)) )
 
-``pi`` is a prior over modalities, ``v_m`` the normalised entropy of modality m's prediction, ``s_m``
-its summary (entropy, margin, distance to the nearest prototype) and ``G`` a small network shared by
-all modalities whose last layer starts at zero. With ``a`` at its start, ``beta`` = 0 and ``G`` = 0 the
-weights are constants: the static fusion. ``a, beta >= 0`` are learned and say how much the prior and
-the uncertainty were worth.
+``pi`` is a prior over modalities, ``v_m`` the normalised entropy of modality m's prediction,
+``s_m`` its summary (entropy, margin, distance to the nearest prototype) and ``G`` a small network
+shared by all modalities whose last layer starts at zero. With ``a`` at its start, ``beta`` = 0 and
+``G`` = 0 the weights are constants: the static fusion. ``a, beta >= 0`` are learned and say how much
+the prior and the uncertainty were worth.
 """
 
 from __future__ import annotations
@@ -49,16 +49,15 @@ class Gate(nn.Module):
         self.entropy_weight = nn.Parameter(torch.tensor(0.0), requires_grad=uses_uncertainty)
         self.uses_temperature = uses_temperature
         self.register_buffer("temperature", torch.tensor(1.0))
-        self.net = nn.Sequential(
-            linear(SUMMARY, HIDDEN, *key, "gate", 1), nn.ReLU(), linear(HIDDEN, 1, *key, "gate", 2)
-        )
-        nn.init.zeros_(self.net[2].weight)
+        last = linear(HIDDEN, 1, *key, "gate", 2)
+        nn.init.zeros_(last.weight)
+        self.net = nn.Sequential(linear(SUMMARY, HIDDEN, *key, "gate", 1), nn.ReLU(), last)
         self.net.requires_grad_(uses_uncertainty and uses_net)
 
     def forward(self, log_prior: Tensor, summary: Tensor) -> Tensor:
         score = self.prior_weight * log_prior - self.entropy_weight * summary[..., 0]
         score = score + self.net(summary).squeeze(-1)
-        return score.softmax(dim=1) * summary.shape[1]
+        return torch.softmax(score, dim=1) * summary.shape[1]
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -114,7 +113,7 @@ class HeldOut(nn.Module):
 def weighted_logits(fusion: Fusion, features: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """Return logits with modality m weighted by column m of ``weights (B, M)`` or ``(1, M)``: its
     part of the logits where the fusion is additive, elsewhere its features."""
-    columns = dict(zip(features, weights.split(1, dim=1), strict=True))
+    columns = dict(zip(features, torch.split(weights, 1, dim=1), strict=True))
     if fusion.parts_are_exact:
         return add({m: columns[m] * part for m, part in fusion.parts(features).items()})
     logits: Tensor = fusion({m: columns[m] * h for m, h in features.items()})
@@ -160,7 +159,7 @@ def fit_gate(
         first = best = float(objective(watched))
     for _ in range(epochs):
         shuffled = fitted[torch.randperm(len(fitted), generator=generator).to(device)]
-        for batch in shuffled.split(BATCH):
+        for batch in torch.split(shuffled, BATCH):
             optimizer.zero_grad()
             objective(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -171,6 +170,7 @@ def fit_gate(
             best, kept, waited = now, _copy(gate), 0
         elif (waited := waited + 1) >= PATIENCE:
             break
+    optimizer.zero_grad(set_to_none=True)  # or the next optimiser that holds them would use them
     gate.load_state_dict(kept)
     rows.fit_temperature()
     return first - best

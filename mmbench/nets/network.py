@@ -63,6 +63,7 @@ class Network(nn.Module):
         self.modalities = tuple(modalities)
         self.classes = spec.classes
         self.encoders = nn.ModuleDict()
+        self.widths: dict[str, int] = {}
         for m in modalities:
             if not m or "." in m or hasattr(nn.ModuleDict(), m):
                 raise RequestError(
@@ -70,8 +71,9 @@ class Network(nn.Module):
                     "attribute of torch modules: rename it"
                 )
             with default_stream(spec.seed, "encoder", m):
-                self.encoders[m] = build_encoder(spec.encoders[m], m, spec.modalities[m])
-        self.widths: dict[str, int] = {m: int(self.encoders[m].width) for m in modalities}
+                encoder = build_encoder(spec.encoders[m], m, spec.modalities[m])
+            self.encoders[m] = encoder
+            self.widths[m] = encoder.width
         self.fusion = self._build_fusion(spec.seed)
 
     def _build_fusion(self, *key: Key) -> Fusion | None:

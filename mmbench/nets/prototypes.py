@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 UNSEEN = -1e4
 """Similarity of a class without a prototype: probability zero, and finite gradients."""
 

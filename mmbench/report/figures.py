@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mmbench.errors import StoreError
 from mmbench.report.comparison import Group
@@ -71,10 +72,21 @@ def palette(modalities: Sequence[str]) -> dict[str, tuple[float, float, float]]:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    return [
-        textwrap.fill(r.label + (f" {MARK}" if r.selected_on_test else ""), LABEL_WIDTH)
-        for r in rows
-    ]
+    return [_broken(_marked(row), LABEL_WIDTH) for row in rows]
+
+
+def _marked(row: Row) -> str:
+    return f"{row.label} {MARK}" if row.selected_on_test else row.label
+
+
+def _broken(label: str, width: int) -> str:
+    """Break a label that is too long: at blanks, and first before its settings if a word of them
+    does not fit behind the method."""
+    method, bracket, settings = label.partition("[")
+    first = settings.partition(" ")[0]
+    if bracket and len(label) > width and len(method) + 1 + len(first) > width:
+        return f"{method}\n{textwrap.fill(bracket + settings, width)}"
+    return textwrap.fill(label, width)
 
 
 def _heights(labels: Sequence[str]) -> np.ndarray:
@@ -253,7 +265,10 @@ def _probe_panel(
             ends = [100 * line.mean, 100 * probe.mean]
             axis.plot(ends, [place, place], color=colour, lw=2.5, alpha=0.4, solid_capstyle="butt")
         axis.plot(100 * probe.mean, place, marker=marker, color=colour, markersize=5, ls="")
-    axis.set_title(textwrap.fill(modality, 24), color="0.1", fontweight="bold")
+    lines = textwrap.wrap(modality.replace("_", "_ "), 24)  # breaks after an underscore
+    axis.set_title(
+        "\n".join(words.replace("_ ", "_") for words in lines), color="0.1", fontweight="bold"
+    )
     axis.set_xlabel("probe accuracy (%)")
 
 
@@ -280,30 +295,47 @@ def _shapley_panel(
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Validation accuracy over epochs, an array ``(seeds, epochs)`` each."""
+class Segment:
+    """Validation accuracy in one stage, an array ``(seeds, epochs)`` each."""
 
+    start: int
+    """Epochs before it."""
     fused: np.ndarray
     modalities: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Learning curves of a row, a segment a stage."""
+
+    segments: tuple[Segment, ...]
     own_heads: bool
     """Whether the modalities are read by their own heads, for want of a part of the logits."""
-    stages: tuple[int, ...]
-    """Epochs at which a later stage begins."""
 
 
 def row_curves(row: Row, modalities: Sequence[str]) -> Curves | None:
-    """Return the learning curves of a row; None where no stage looked at validation."""
+    """Return the learning curves of a row; None where no stage looked at validation.
+
+    A stage goes on where an earlier one ended that trained any of its modalities; stages that share
+    none, as those of an ensemble, all begin at epoch 1.
+    """
     histories = [h for run in row.runs if (h := _looked(learning_curves(run))) is not None]
     if not histories:
         return None
-    present = {name for history in histories for name in history.columns}
-    own = not any(f"val_split_accuracy.{m}" in present for m in modalities)
+    columns = {name for h in histories for name in h.columns if h[name].notna().any()}
+    own = not any(f"val_split_accuracy.{m}" in columns for m in modalities)
     kind = "val_own_head_accuracy" if own else "val_split_accuracy"
-    parts = {m: _stack(histories, f"{kind}.{m}") for m in modalities if f"{kind}.{m}" in present}
-    stage = histories[0]["stage"].to_numpy() if "stage" in histories[0] else np.array([])
-    starts = tuple(int(i) + 1 for i in np.flatnonzero(stage[1:] != stage[:-1]))
-    fused = _stack(histories, "val_accuracy")
-    return Curves(fused, parts, own and bool(parts), starts)
+    ends: dict[str, int] = {}
+    segments = []
+    for stage in dict.fromkeys(name for h in histories for name in h["stage"]):
+        parts = [h[h["stage"] == stage] for h in histories]
+        curves = {m: _stack(parts, f"{kind}.{m}") for m in modalities}
+        known = {m: curve for m, curve in curves.items() if not np.isnan(curve).all()}
+        fused = _stack(parts, "val_accuracy")
+        start = max([ends.get(m, 0) for m in known or ends], default=0)
+        ends |= dict.fromkeys(known or modalities, start + fused.shape[1])
+        segments.append(Segment(start, fused, known))
+    return Curves(tuple(segments), own and any(s.modalities for s in segments))
 
 
 def _looked(history: pd.DataFrame) -> pd.DataFrame | None:
@@ -342,11 +374,13 @@ def learning_curve_figure(group: Group) -> Figure | None:
             axis.remove()
         for i, ((_, curves), title) in enumerate(zip(found, titles, strict=True)):
             axis = flat[i]
-            _curve(axis, curves.fused, (0.1, 0.1, 0.1), "-")
-            for m, values in curves.modalities.items():
-                _curve(axis, values, colours[m], styles[m])
-            for start in curves.stages:
-                axis.axvline(start + 0.5, color="0.6", lw=0.8, ls=":")
+            for segment in curves.segments:
+                _curve(axis, segment.start, segment.fused, (0.1, 0.1, 0.1), "-")
+                for m, values in segment.modalities.items():
+                    _curve(axis, segment.start, values, colours[m], styles[m])
+                if segment.start:
+                    axis.axvline(segment.start + 0.5, color="0.6", lw=0.8, ls=":")
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.set_title(title, va="bottom")
             if i + across >= len(found):
                 axis.tick_params(labelbottom=True)
@@ -354,12 +388,15 @@ def learning_curve_figure(group: Group) -> Figure | None:
         for line in axes[:, 0]:
             line.set_ylabel("val accuracy (%)")
         handles: list[Line2D] = [Line2D([], [], color="0.1", label="fused")]
-        shown_modalities = [m for m in group.modalities if any(m in c.modalities for _, c in found)]
+        parts = [segment for _, curves in found for segment in curves.segments]
+        shown_modalities = [
+            m for m in group.modalities if any(m in part.modalities for part in parts)
+        ]
         handles += [
             Line2D([], [], color=colours[m], ls=styles[m], lw=1.4, label=m)
             for m in shown_modalities
         ]
-        if any(curves.stages for _, curves in found):
+        if any(part.start for part in parts):
             handles.append(Line2D([], [], color="0.6", ls=":", lw=0.8, label="next stage"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
         figure.suptitle(f"{group.name}: mean over seeds ± standard deviation", fontsize=9)
@@ -367,20 +404,24 @@ def learning_curve_figure(group: Group) -> Figure | None:
 
 
 def _panel_title(row: Row, curves: Curves) -> str:
-    title = row.label + (f" {MARK}" if row.selected_on_test else "")
-    return textwrap.fill(title + (" (own heads)" if curves.own_heads else ""), 27)
+    return _broken(_marked(row) + (" (own heads)" if curves.own_heads else ""), 27)
 
 
-def _curve(axis: Axes, values: np.ndarray, colour: tuple[float, float, float], style: str) -> None:
+def _curve(
+    axis: Axes, start: int, values: np.ndarray, colour: tuple[float, float, float], style: str
+) -> None:
     known = ~np.isnan(values).all(axis=0)
     if not known.any():
         return
-    epochs = np.arange(1, values.shape[1] + 1)[known]
+    epochs = start + np.arange(1, values.shape[1] + 1)[known]
     chosen = 100 * values[:, known]
     mean = np.nanmean(chosen, axis=0)
     axis.plot(epochs, mean, color=colour, ls=style, lw=1.3)
     if len(values) > 1:
-        deviation = np.nanstd(chosen, axis=0)
+        # With n - 1, as in the tables; nothing where a single seed got so far.
+        spread = np.nansum((chosen - mean) ** 2, axis=0)
+        count = (~np.isnan(chosen)).sum(axis=0)
+        deviation = np.where(count > 1, np.sqrt(spread / np.maximum(count - 1, 1)), np.nan)
         axis.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, lw=0)
 
 

@@ -17,7 +17,7 @@ DEFAULT_REFERENCE = "joint"
 Readout = Literal["probe", "split", "own_head", "zero_feature"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 
-TRAINING = ("recipe.", "encoders.", "precision")
+TRAINING = ("recipe.", "encoder.", "precision")
 """Settings of training rather than of a method: rows should agree in them."""
 
 
@@ -87,7 +87,7 @@ class Row:
     def selected_on_test(self) -> bool:
         """Return whether the tested model was chosen on the test set in any of the runs."""
         return any(
-            run.finished.selected.get("rule") == "best-test"
+            any(kept.get("rule") == "best-test" for kept in run.finished.selected)
             or run.finished.changed.get("recipe.select") == "best-test"
             for run in self.runs
         )

@@ -105,7 +105,7 @@ class Finished(Part):
     per_modality: dict[str, dict[str, dict[str, Share]]]
     contributions: Contributions
     cost: Cost
-    selected: dict[str, Any]
+    selected: list[dict[str, Any]]
     fingerprints: dict[str, str]
     environment: dict[str, Any]
 

@@ -113,7 +113,9 @@ def estimate_budgets(losses: Mapping[str, Floats], baseline: Floats, *key: Key) 
     )
 
 
-def subset_gains(modalities: tuple[str, ...], gains: Mapping[frozenset[str], Floats]) -> dict[str, Floats]:
+def subset_gains(
+    modalities: tuple[str, ...], gains: Mapping[frozenset[str], Floats]
+) -> dict[str, Floats]:
     """Return each modality's Shapley share, row by row ``(N,)``, of the gains ``{S: (N,)}`` of
     predictors that see the modalities in S; no modality gains nothing."""
     count = len(modalities)

@@ -130,7 +130,7 @@ class Method(nn.Module):
         return out.logits
 
     def own_logits(self, run: Run, out: Output) -> dict[str, Tensor]:
-        """Return the logits of each modality's own classifier, ``{m: (B, C)}``, where it has one."""
+        """Return the logits of each modality's own classifier, ``{m: (B, C)}``, if there is one."""
         return {}
 
     def report(self, run: Run) -> dict[str, Any]:

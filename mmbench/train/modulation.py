@@ -34,12 +34,11 @@ def confidence_ratios(logits: Mapping[str, Tensor], y: Tensor) -> dict[str, Tens
 def scoped_parameters(run: Run, modality: str, scope: Scope) -> list[nn.Parameter]:
     """Return the parameters of an encoder that have a gradient and are in the scope."""
     smallest = {"weights": 2, "conv": 4, "all": 0}[scope]
-    return [
-        p for p in run.encoder_params(modality) if p.grad is not None and p.dim() >= smallest
-    ]
+    return [p for p in run.encoder_params(modality) if p.grad is not None and p.dim() >= smallest]
 
 
 def scale_gradients(parameters: list[nn.Parameter], factor: Tensor) -> None:
     """Multiply gradients by a 0-d tensor, in place, without waiting for the device."""
-    if parameters:
-        torch._foreach_mul_([p.grad for p in parameters], factor)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor)

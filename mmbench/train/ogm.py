@@ -1,8 +1,8 @@
 """On-the-fly gradient modulation: what `ogm` and `ogm_ge` share.
 
-    rho_m = s_m / mean_(j != m) s_j
-    k_m   = 1 - tanh(alpha * rho_m)  if rho_m > 1  else 1
-    g    <- k_m g                    for the weights of encoder m
+rho_m = s_m / mean_(j != m) s_j
+k_m   = 1 - tanh(alpha * rho_m)  if rho_m > 1  else 1
+g    <- k_m g                    for the weights of encoder m
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class ModulationOptions(Options):
     )
     first_epoch: int = option(0, "first epoch, from 0, in which gradients are modulated", ge=0)
     last_epoch: int | None = option(
-        None, "last such epoch; none is half of all epochs, as 50 of 100 in the released settings", ge=0
+        None,
+        "last such epoch; none is half of all epochs, as 50 of 100 in the released settings",
+        ge=0,
     )
     scope: Scope = option("weights", SCOPE_MEANING)
 
@@ -41,7 +43,8 @@ class ModulationOptions(Options):
 class GradientModulation(Method):
     """Scales the gradient of every encoder that is ahead of the others."""
 
-    Config = ModulationOptions
+    class Config(ModulationOptions):
+        pass
 
     def is_active(self, run: Run) -> bool:
         last = self.config.last_epoch

@@ -112,7 +112,9 @@ class Trainer:
         self.run.network = self.main
         self.main.eval()
         self.method.eval()
-        return Fitted(self.run, self.method, self.history, self.seconds, list(self.selected.values()))
+        return Fitted(
+            self.run, self.method, self.history, self.seconds, list(self.selected.values())
+        )
 
     def _train_stage(self, number: int, stage: Stage, state: State | None) -> None:
         run, method = self.run, self.method
@@ -184,8 +186,8 @@ class Trainer:
         before = [float(loss) for loss in losses[: step - 1][-1:]]
         last = f"{before[0]:.4g}" if before else "none this epoch"
         raise RunFailed(
-            f"the loss became {float(losses[step - 1])} in stage '{stage.name}', epoch {epoch + 1}, "
-            f"step {step} (last finite loss: {last}); lower the learning rate (-t lr=...) or clip "
+            f"the loss became {float(losses[step - 1])} in stage '{stage.name}', "
+            f"epoch {epoch + 1}, step {step} (last finite loss: {last}); lower the learning rate (-t lr=...) or clip "
             "(-t clip_norm=1)"
         )
 
@@ -277,7 +279,9 @@ class Trainer:
 
     def _resume(self, state: State, stages: list[Stage]) -> tuple[int, int]:
         if state["stage"] > len(stages):
-            raise StoreError("the checkpoint belongs to other stages: add --overwrite to start again")
+            raise StoreError(
+                "the checkpoint belongs to other stages: add --overwrite to start again"
+            )
         self.main.load_state_dict(state["main"])
         self.method.load_state_dict(state["method"])
         self.history = list(state["history"])

@@ -153,7 +153,7 @@ def write_run(
                 "parameters": 123456,
                 "peak_memory_bytes": None,
             },
-            "selected": {"stage": "train", "epoch": epochs, "rule": select},
+            "selected": [{"stage": "train", "epoch": epochs, "rule": select}],
         }
         np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
     record |= dict(record_changes or {})

@@ -167,8 +167,9 @@ def test_curves_are_means_over_seeds(group: Group) -> None:
         lines = (run.path / "history.csv").read_text().splitlines()
         head = lines[0].split(",")
         columns.append([float(line.split(",")[head.index("val_accuracy")]) for line in lines[1:]])
-    assert curves.fused.tolist() == columns
-    assert set(curves.modalities) == set(group.modalities)
+    (segment,) = curves.segments
+    assert segment.fused.tolist() == columns
+    assert set(segment.modalities) == set(group.modalities)
     figure = learning_curve_figure(group)
     assert figure is not None
     axis = next(a for a in figure.axes if a.get_title() == "joint")
@@ -187,10 +188,25 @@ def test_stages_follow_one_another_and_own_heads_stand_in(tmp_path: Path) -> Non
     row = compare(tmp_path).groups[0].rows[0]
     curves = row_curves(row, ["fourier", "zernike"])
     assert curves is not None
-    assert curves.fused.tolist() == [[0.5, 0.6, 0.7]]
-    assert curves.stages == (2,)
+    assert [s.fused.tolist() for s in curves.segments] == [[[0.5, 0.6]], [[0.7]]]
+    assert [s.start for s in curves.segments] == [0, 2]
+    assert [list(s.modalities) for s in curves.segments] == [["fourier"], []]
     assert curves.own_heads
-    assert list(curves.modalities) == ["fourier"]
+
+
+def test_stages_without_a_modality_in_common_all_begin_at_epoch_1(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "ensemble", 0)
+    (folder / "history.csv").write_text(
+        "stage,epoch,val_accuracy,val_split_accuracy.fourier,val_split_accuracy.zernike\n"
+        "unimodal/fourier,1,0.5,0.5,\n"
+        "unimodal/fourier,2,0.6,0.6,\n"
+        "unimodal/zernike,1,0.4,,0.4\n"
+        "together,1,0.7,0.6,0.4\n"
+    )
+    curves = row_curves(compare(tmp_path).groups[0].rows[0], ["fourier", "zernike"])
+    assert curves is not None
+    assert [s.start for s in curves.segments] == [0, 0, 2]
+    assert not curves.own_heads
 
 
 def test_files_are_written_and_pyplot_is_left_alone(group: Group, tmp_path: Path) -> None:

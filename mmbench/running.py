@@ -1,0 +1,199 @@
+"""Training one job, and storing what comes of it."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mmbench.config import RunConfig
+from mmbench.environment import describe, make_repeatable
+from mmbench.errors import MmbenchError, RequestError, RunFailed
+from mmbench.evaluate.evaluation import Evaluation, evaluate
+from mmbench.nets.network import NetworkSpec
+from mmbench.planning import Job
+from mmbench.store.record import RunFolder, RunRecord, read_predictions
+from mmbench.train.checkpoint import Checkpointer, save_state
+from mmbench.train.trainer import Fitted, Progress, Trainer
+
+CHECKPOINT_SECONDS = 30.0
+"""A killed run loses at most this much work, and the epoch it was in."""
+
+
+@dataclass
+class Outcome:
+    """What became of a job."""
+
+    what: Literal["trained", "stored before", "repeated", "failed"]
+    path: Path
+    record: dict[str, Any]
+    is_identical: bool | None = None
+    """For a repeated run: whether its predictions equal the stored ones, bit for bit."""
+
+
+def execute(
+    job: Job,
+    results: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    repeat: bool = False,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Outcome:
+    """Train a job and store it, unless it is stored already.
+
+    With ``repeat`` a stored run is trained again and compared with what is stored, which stays as
+    it is. A run that fails is stored as failed. Raises :class:`RequestError` or
+    :class:`StoreError` when nothing could be started, and KeyboardInterrupt after noting it.
+    """
+    folder = RunFolder(results, job.config)
+    stored = folder.stored()
+    if stored is not None and stored["status"] == "done" and not overwrite:
+        _check_same_data(stored, job, folder.path)
+        if repeat:
+            return _repeat(job, folder, stored, progress)
+        return Outcome("stored before", folder.path, stored)
+    folder.begin(resume, overwrite)
+    record = _new_record(job)
+    try:
+        keeper = Checkpointer(folder.checkpoints, checkpoint_seconds)
+        fitted, evaluation = _train(job, keeper, progress)
+    except RequestError:
+        folder.abandon()
+        raise
+    except KeyboardInterrupt:
+        record.status, record.reason = "interrupted", "stopped by the user"
+        record.finished = _now()
+        folder.keep_partial(record)
+        raise
+    except Exception as error:
+        record.status, record.reason = "failed", _reason(error)
+        record.finished = _now()
+        folder.finish(record, [], {})
+        return Outcome("failed", folder.path, vars(record))
+    _fill(record, job, fitted, evaluation)
+    state = {"network": fitted.run.network.state_dict(), "method": fitted.method.state_dict()}
+    save_state(folder.checkpoints / "model.pt", state)
+    folder.finish(record, fitted.history, evaluation.predictions)
+    return Outcome("trained", folder.path, vars(record))
+
+
+def build_trainer(
+    job: Job, keeper: Checkpointer | None = None, progress: Progress | None = None
+) -> Trainer:
+    """Return the trainer of a job, with the data on its device."""
+    config = job.config
+    device = torch.device(config.device)
+    make_repeatable(config.threads, config.precision)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    splits = job.splits.with_val_in_train() if _trains_on_val(config) else job.splits
+    spec = NetworkSpec(
+        splits.modalities, config.encoders, len(splits.classes), config.fusion, config.seed
+    )
+    return Trainer(
+        job.method(job.options),
+        splits.to(device),
+        spec,
+        config.recipe,
+        device,
+        config.precision,
+        progress,
+        keeper,
+    )
+
+
+def _train(
+    job: Job, keeper: Checkpointer | None, progress: Progress | None
+) -> tuple[Fitted, Evaluation]:
+    trainer = build_trainer(job, keeper, progress)
+    fitted = trainer.fit()
+    return fitted, evaluate(fitted, trainer.splits, not _trains_on_val(job.config))
+
+
+def _trains_on_val(config: RunConfig) -> bool:
+    return config.recipe.train_on == "train+val"
+
+
+def _repeat(
+    job: Job, folder: RunFolder, stored: dict[str, Any], progress: Progress | None
+) -> Outcome:
+    _, evaluation = _train(job, None, progress)
+    before, now = read_predictions(folder.path), evaluation.predictions
+    identical = before.keys() == now.keys() and all(
+        np.array_equal(before[name], now[name], equal_nan=before[name].dtype.kind == "f")
+        for name in before
+    )
+    return Outcome("repeated", folder.path, stored, identical)
+
+
+def _check_same_data(stored: dict[str, Any], job: Job, path: Path) -> None:
+    now = job.splits.fingerprints()
+    for kind, before in stored["fingerprints"].items():
+        if kind in now and now[kind] != before:
+            raise RequestError(
+                f"{path} was run on other data ({kind} {before}, now {now[kind]}): restore the "
+                "data, add --overwrite, or choose another --results folder"
+            )
+
+
+def _new_record(job: Job) -> RunRecord:
+    config = job.config
+    return RunRecord(
+        status="done",
+        dataset=Path(config.dataset).stem,
+        protocol=config.protocol,
+        method=Path(config.method).stem,
+        fusion=config.fusion,
+        seed=config.seed,
+        config_hash=config.config_hash(),
+        changed=job.changed,
+        modalities=list(job.splits.modalities),
+        classes=list(job.splits.classes),
+        fingerprints={**job.splits.fingerprints(), **config.files},
+        environment=describe(torch.device(config.device)),
+        started=_now(),
+        notes=list(job.splits.notes),
+        truth=job.splits.truth,
+    )
+
+
+def _fill(record: RunRecord, job: Job, fitted: Fitted, evaluation: Evaluation) -> None:
+    run, method = fitted.run, fitted.method
+    record.finished = _now()
+    record.notes += evaluation.notes
+    record.metrics = evaluation.metrics
+    record.per_modality = evaluation.per_modality
+    record.contributions = evaluation.contributions
+    record.report = method.report(run)
+    record.selected = fitted.selected
+    learned = [*run.network.parameters(), *method.parameters()]
+    is_gpu = run.device.type == "cuda"
+    record.cost = {
+        **run.counts.as_dict(),
+        "train_seconds": sum(fitted.seconds.values()),
+        "stage_seconds": fitted.seconds,
+        "parameters": sum(p.numel() for p in learned if p.requires_grad),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(run.device) if is_gpu else None,
+    }
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says why a run failed, with the place if it was not foreseen."""
+    if isinstance(error, RunFailed | MmbenchError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory on the device: lower -t batch_size=... or use --precision bf16"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
