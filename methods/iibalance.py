@@ -40,14 +40,14 @@ from mmbench.nets.encoders import initialise
 from mmbench.nets.fusion import add, own_heads
 from mmbench.nets.gate import Gate, HeldOut, fit_gate, summarise, weighted_logits
 from mmbench.nets.prototypes import Prototypes, log_posterior
-from mmbench.options import option
+from mmbench.options import option, refuse_unused
 from mmbench.seeds import default_stream, numpy_stream
 from mmbench.train.budgets import BudgetEstimator, Budgets, power_prior, softmax_prior
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output, Stage
 from mmbench.train.run import Run
 
 SMALL = 5000
-"""Below this many training rows, budgets and gate are cross-fitted: held-out rows would be missed."""
+"""Below this many training rows, budgets and gate are cross-fitted: none can be held out."""
 
 
 class BudgetOptions(Options):
@@ -75,6 +75,12 @@ class BudgetOptions(Options):
             raise ValueError("estimator=given and given=[...] belong together")
         if self.given is not None and not all(0 <= b <= 1 for b in self.given):
             raise ValueError("given budgets lie between 0 and 1")
+        if self.estimator in ("uniform", "given"):
+            refuse_unused(self, ["folds"], f"by estimator={self.estimator}")
+        if self.prior != "softmax":
+            refuse_unused(self, ["temperature"], f"by prior={self.prior}")
+        if self.prior != "power":
+            refuse_unused(self, ["exponent"], f"by prior={self.prior}")
         if self.folds == 2:
             raise ValueError(
                 "folds is 1 or at least 3: one part fits, one calibrates, one measures"
@@ -111,6 +117,17 @@ class AlignOptions(Options):
     temperature: float = option(0.1, "tau", gt=0, search=[0.07, 0.1, 0.2])
     width: int = option(128, "width of the projections", ge=2)
 
+    @model_validator(mode="after")
+    def _settings_are_used(self) -> "AlignOptions":
+        if not self.enabled:
+            names = [name for name in type(self).model_fields if name != "enabled"]
+            refuse_unused(self, names, "with enabled=false")
+        if self.schedule == "constant":
+            refuse_unused(self, ["start", "full"], "by schedule=constant")
+        if self.start >= self.full:
+            raise ValueError("start lies before full: lambda rises from the one to the other")
+        return self
+
 
 class GateOptions(Options):
     """Stage 2."""
@@ -132,6 +149,17 @@ class GateOptions(Options):
         0.1, "eta: weight of KL(mean gate || prior)", ge=0, search=[0.0, 0.03, 0.1, 0.3, 1.0]
     )
     epochs: int = option(100, "largest number of epochs of its fit", ge=1)
+
+    @model_validator(mode="after")
+    def _settings_are_used(self) -> "GateOptions":
+        if not self.enabled:
+            names = [name for name in type(self).model_fields if name != "enabled"]
+            refuse_unused(self, names, "with enabled=false")
+        if not self.uncertainty:
+            refuse_unused(self, ["net", "pull", "epochs"], "with uncertainty=false")
+        if self.fit_on not in ("auto", "holdout"):
+            refuse_unused(self, ["share"], f"by fit_on={self.fit_on}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -316,6 +344,10 @@ class IIBalance(Method):
             "training row is given up for it.",
             "The warm-up and the rise of lambda are shares of the epochs (5 % and 30 %), so that "
             "short trainings keep them in proportion.",
+        ),
+        note=(
+            "iibalance is mmbench's reconstruction from the abstract of arXiv 2603.17347, not the "
+            "authors' method as published"
         ),
         default_fusion="sum",
         fusions=("sum", "concat", "attention", "film", "gated"),

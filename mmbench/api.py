@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmbench.planning import Job, Request, make_jobs
+from mmbench.planning import Job, Request, make_jobs, make_request
 from mmbench.running import CHECKPOINT_SECONDS, Outcome, execute
 from mmbench.train.trainer import Progress
 
@@ -19,17 +19,27 @@ def run(
     results: Path | str = RESULTS,
     resume: bool = False,
     overwrite: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     **settings: Any,
 ) -> list[Outcome]:
     """Train methods on a dataset, store the runs and return what became of each.
 
     ``settings`` are those of :class:`mmbench.planning.Request`: ``protocol``, ``fusion``,
     ``seeds=(0, 1, 2)``, ``method_options``, ``dataset_options``, ``recipe``, ``encoders``,
-    ``device``, ``precision``, ``threads``. A run that is stored already is not trained again. Raises
+    ``device``, ``precision``, ``threads``. A run that is stored is not trained again. Raises
     :class:`mmbench.errors.RequestError` for a wrong request; a run that fails is an outcome.
     """
-    request = Request(methods=methods or ("iibalance",), dataset=dataset, **settings)
-    return list(run_request(request, Path(results), resume=resume, overwrite=overwrite))
+    given = {"methods": methods} if methods else {}
+    request = make_request({**given, "dataset": dataset, **settings})
+    return list(
+        run_request(
+            request,
+            Path(results),
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    )
 
 
 def run_request(

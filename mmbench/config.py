@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from mmbench.data.dataset import digest
+from mmbench.hashing import digest
 from mmbench.options import Options, option
 
 SCHEMA = 1
 """Version of the stored configuration and record. A reader refuses any other."""
+
+
+NEEDS = {
+    "momentum": ("optimizer", "sgd"),
+    "step_epochs": ("schedule", "step"),
+    "step_factor": ("schedule", "step"),
+}
+"""Training settings that are used with one value of another setting alone."""
 
 
 class Recipe(Options):
@@ -46,14 +55,9 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _settings_are_used(self) -> Recipe:
-        if self.optimizer != "sgd" and self.momentum is not None:
-            raise ValueError(f"momentum is not used by optimizer={self.optimizer}; leave it out")
-        if self.schedule != "step":
-            for name in ("step_epochs", "step_factor"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"{name} is not used by schedule={self.schedule}; leave it out"
-                    )
+        for name, (other, value) in NEEDS.items():
+            if getattr(self, name) is not None and (chosen := getattr(self, other)) != value:
+                raise ValueError(f"{name} is not used by {other}={chosen}; leave it out")
         if self.train_on == "train+val" and self.select == "best-val":
             raise ValueError("train_on=train+val leaves no validation rows: add select=last")
         return self
@@ -80,9 +84,17 @@ class RunConfig(Options):
     device: str = "cpu"
     threads: int = option(1, "CPU threads", ge=1)
 
+    @model_validator(mode="after")
+    def _precision_is_used(self) -> RunConfig:
+        if self.precision == "tf32" and self.device == "cpu":
+            raise ValueError("precision=tf32 is not used by device=cpu; leave it out")
+        return self
+
     def identity(self) -> dict[str, Any]:
-        """Return what tells this experiment from others: all but its seed and machine."""
-        return self.model_dump(mode="json", exclude={"seed", "device", "threads"})
+        """Return what tells this experiment from others: all but its seed, its machine and the
+        folder that a method's or dataset's file lies in (its hash is in ``files``)."""
+        values = self.model_dump(mode="json", exclude={"seed", "device", "threads"})
+        return values | {name: Path(values[name]).stem for name in ("method", "dataset")}
 
     def config_hash(self) -> str:
         """Return 12 hex digits that name the experiment in the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def default_threads(encoders: Iterable[str]) -> int:
+    """Return one thread for networks of MLPs, whose products are too small to share out, and as
+    many as torch would use for others."""
+    return 1 if set(encoders) <= {"mlp"} else torch.get_num_threads()
+
+
 def make_repeatable(threads: int, precision: str) -> None:
     """Choose deterministic algorithms, the number of threads and the precision of products, so
     that the same configuration gives the same bits on the same machine."""
@@ -48,8 +55,8 @@ def make_repeatable(threads: int, precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Return versions, device and platform, for a record."""
+def describe(device: torch.device, threads: int) -> dict[str, Any]:
+    """Return versions, device, CPU threads and platform, for a record."""
     return {
         "mmbench": __version__,
         "python": platform.python_version(),
@@ -58,7 +65,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else _processor(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }

@@ -34,6 +34,8 @@ class MethodInfo:
     """Fusions it can use; None for all of them."""
     min_modalities: int = 2
     max_modalities: int | None = None
+    note: str = ""
+    """What every table with its results has to say; empty for nothing."""
     neutral: dict[str, object] | None = field(default=None)
     """Options that switch the method off: with them it equals `joint` bit for bit. None where
     that has no meaning (controls)."""

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from mmbench.errors import RequestError, unknown_name
@@ -17,9 +24,20 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Options(BaseModel):
-    """Base of every set of options: unknown names are errors, values do not change."""
+    """Base of every set of options: unknown names are errors, numbers are finite, values do not
+    change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``true`` for a number, which pydantic takes as 1."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else None
+        kinds = get_args(kind) or (kind,)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & {*kinds}:
+            raise ValueError("should be a number")
+        return value
 
 
 def option(
@@ -95,6 +113,15 @@ def _type_name(kind: Any) -> str:
     if kind is type(None):
         return "none"
     return kind.__name__ if isinstance(kind, type) and origin is None else str(kind)
+
+
+def refuse_unused(options: BaseModel, names: Iterable[str], reason: str) -> None:
+    """Raise ValueError, for use in a pydantic validator, when one of the named options has been
+    changed from its default although nothing reads it for this ``reason``."""
+    for name in names:
+        default = type(options).model_fields[name].get_default(call_default_factory=True)
+        if getattr(options, name) != default:
+            raise ValueError(f"{name} is not used {reason}; leave it out")
 
 
 def parse_assignments(texts: Iterable[str], flag: str) -> dict[str, Any]:

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from pydantic import Field, NonNegativeInt
 
 from mmbench import options as opt
-from mmbench.config import SCHEMA, Recipe, RunConfig
+from mmbench.config import NEEDS, SCHEMA, Recipe, RunConfig
 from mmbench.data.dataset import Dataset, Splits
-from mmbench.environment import choose_device
+from mmbench.environment import choose_device, default_threads
 from mmbench.errors import RequestError, unknown_name
+from mmbench.nets.encoders import build_encoder, default_encoder
 from mmbench.nets.network import fusion_type, resolve_encoders
 from mmbench.registry import file_hash, load_dataset, load_method
 from mmbench.train.method import Method
 
 
-@dataclass
-class Request:
+class Request(opt.Options):
     """What a user asks for; whatever is left open takes the default of method and dataset."""
 
-    methods: Sequence[str] = ("iibalance",)
+    methods: tuple[str, ...] = Field(("iibalance",), min_length=1)
     dataset: str = "mfeat"
     protocol: str | None = None
     fusion: str | None = None
-    seeds: Sequence[int] = (0,)
-    method_options: Mapping[str, Any] = field(default_factory=dict)
-    dataset_options: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    encoders: Mapping[str, str] = field(default_factory=dict)
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    method_options: dict[str, Any] = {}
+    dataset_options: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    encoders: dict[str, str] = {}
     precision: str = "fp32"
     device: str = "auto"
-    threads: int | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = opt.option(None, "CPU threads", ge=1)
+    files: dict[str, str] = {}
+
+
+def make_request(values: Mapping[str, Any], source: str = "the request") -> Request:
+    """Return the request of these settings. Raises :class:`RequestError` that names the source for
+    a setting that does not exist or is of another type."""
+    return opt.validated(Request, dict(values), source)
 
 
 @dataclass
@@ -62,7 +68,8 @@ def make_jobs(request: Request) -> Iterable[Job]:
     methods = [load_method(name) for name in request.methods]
     first = _load(dataset, protocol, request.seeds[0])
     for name, method in zip(request.methods, methods, strict=True):
-        list(_jobs_of(request, name, method, dataset, protocol, request.seeds[0], first))
+        for job in _jobs_of(request, name, method, dataset, protocol, request.seeds[0], first):
+            check_encoders(job)
     for seed in request.seeds:
         splits = first if seed == request.seeds[0] else _load(dataset, protocol, seed)
         for name, method in zip(request.methods, methods, strict=True):
@@ -96,10 +103,11 @@ def _jobs_of(
     modalities = tuple(splits.modalities)
     asked = opt.validated(method.Config, _options_for(request, method.name()), method.name())
     assert isinstance(asked, opt.Options)
-    defaults = {**Recipe().model_dump(), **dataset.recipe(protocol)}
+    defaults = _recipe_defaults(dataset, protocol, request.recipe)
     recipe = opt.validated(Recipe, {**defaults, **request.recipe}, "the recipe (-t)")
     fusion = request.fusion or method.info.default_fusion
     check_support(method, fusion, len(modalities))
+    encoders = resolve_encoders(splits.modalities, request.encoders)
     files = {"method": file_hash(method), "dataset": file_hash(type(dataset))}
     for variant in method.variants(asked, modalities):
         config = opt.validated(
@@ -111,13 +119,13 @@ def _jobs_of(
                 "dataset_options": dataset.config.model_dump(mode="json"),
                 "protocol": protocol,
                 "fusion": fusion,
-                "encoders": resolve_encoders(splits.modalities, request.encoders),
+                "encoders": encoders,
                 "recipe": recipe.model_dump(mode="json"),
                 "files": {kind: sha for kind, sha in files.items() if sha is not None},
                 "seed": seed,
                 "precision": request.precision,
                 "device": str(choose_device(request.device)),
-                "threads": request.threads or torch.get_num_threads(),
+                "threads": request.threads or default_threads(encoders.values()),
             },
             "the run",
         )
@@ -130,11 +138,26 @@ def _jobs_of(
                 for k, v in recipe.model_dump(mode="json").items()
                 if v != defaults[k]
             },
-            **{f"encoder.{m}": encoder for m, encoder in request.encoders.items()},
+            **{
+                f"encoder.{m}": encoder
+                for m, encoder in encoders.items()
+                if encoder != default_encoder(splits.modalities[m])
+            },
             **({"fusion": fusion} if fusion != method.info.default_fusion else {}),
             **({"precision": config.precision} if config.precision != "fp32" else {}),
         }
         yield Job(config, method, variant, splits, changed)
+
+
+def _recipe_defaults(dataset: Dataset, protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training settings that hold unless others are given: the dataset's, less those
+    that have no use beside what is given, such as momentum beside optimizer=adam."""
+    usual = dataset.recipe(protocol)
+    idle = {
+        name for name, (other, value) in NEEDS.items() if other in given and given[other] != value
+    }
+    values = {name: value for name, value in usual.items() if name not in idle}
+    return opt.validated(Recipe, values, f"the recipe of {dataset.name()}").model_dump(mode="json")
 
 
 def _is_builtin(sha: str | None) -> bool:
@@ -178,6 +201,12 @@ def check_support(method: type[Method], fusion: str, modalities: int) -> None:
         )
 
 
+def check_encoders(job: Job) -> None:
+    """Raise :class:`RequestError` unless each encoder exists and reads its modality."""
+    for m, name in job.config.encoders.items():
+        build_encoder(name, m, job.splits.modalities[m])
+
+
 def _check_files(expected: Mapping[str, str], config: RunConfig) -> None:
     for kind, sha in expected.items():
         if config.files.get(kind) != sha:
@@ -213,8 +242,12 @@ def request_from_file(path: Path) -> tuple[dict[str, Any], bool]:
     for name in values:
         if name not in known:
             raise unknown_name(f"setting in {path}", str(name), known)
+    for one, several in (("method", "methods"), ("seed", "seeds")):
+        if one in values and several in values:
+            raise RequestError(f"{path} has both '{one}' and '{several}': leave one out")
     if "method" in values:
         values["methods"] = [values.pop("method")]
     if "seed" in values:
         values["seeds"] = [values.pop("seed")]
+    make_request(values, str(path))
     return values, is_stored

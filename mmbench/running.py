@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +19,9 @@ from mmbench.errors import MmbenchError, RequestError, RunFailed
 from mmbench.evaluate.evaluation import Evaluation, evaluate
 from mmbench.nets.network import NetworkSpec
 from mmbench.planning import Job
-from mmbench.store.record import RunFolder, RunRecord, read_predictions
+from mmbench.store.record import RunFolder, RunRecord, finite, read_predictions
 from mmbench.train.checkpoint import Checkpointer, save_state
+from mmbench.train.method import Method
 from mmbench.train.trainer import Fitted, Progress, Trainer
 
 CHECKPOINT_SECONDS = 30.0
@@ -49,8 +52,9 @@ def execute(
     """Train a job and store it, unless it is stored already.
 
     With ``repeat`` a stored run is trained again and compared with what is stored, which stays as
-    it is. A run that fails is stored as failed. Raises :class:`RequestError` or
-    :class:`StoreError` when nothing could be started, and KeyboardInterrupt after noting it.
+    it is. A run that fails is stored as failed, unless that would take the place of one that is
+    done. Raises :class:`RequestError` or :class:`StoreError` when nothing could be started or
+    stored, and KeyboardInterrupt after noting it.
     """
     folder = RunFolder(results, job.config)
     stored = folder.stored()
@@ -59,27 +63,32 @@ def execute(
         if repeat:
             return _repeat(job, folder, stored, progress)
         return Outcome("stored before", folder.path, stored)
-    folder.begin(resume, overwrite)
     record = _new_record(job)
+    if resume and (begun := folder.begun()) is not None:
+        _check_same_data(begun, job, folder.partial)
+    folder.begin(record, resume, overwrite)
     try:
         keeper = Checkpointer(folder.checkpoints, checkpoint_seconds)
         fitted, evaluation = _train(job, keeper, progress)
+        _fill(record, job, fitted, evaluation)
+        state = {"network": fitted.run.network.state_dict(), "method": fitted.method.state_dict()}
+        save_state(folder.checkpoints / "model.pt", state)
     except RequestError:
         folder.abandon()
         raise
     except KeyboardInterrupt:
-        record.status, record.reason = "interrupted", "stopped by the user"
+        record.status, record.reason = "interrupted", "stopped by a signal"
         record.finished = _now()
         folder.keep_partial(record)
         raise
     except Exception as error:
-        record.status, record.reason = "failed", _reason(error)
-        record.finished = _now()
-        folder.finish(record, [], {})
-        return Outcome("failed", folder.path, vars(record))
-    _fill(record, job, fitted, evaluation)
-    state = {"network": fitted.run.network.state_dict(), "method": fitted.method.state_dict()}
-    save_state(folder.checkpoints / "model.pt", state)
+        failed = replace(_new_record(job), status="failed", reason=_reason(error, job.method))
+        failed.started, failed.finished = record.started, _now()
+        if stored is not None and stored["status"] == "done":
+            folder.abandon(keep_checkpoint=False)
+        else:
+            folder.finish(failed, [], {}, "".join(traceback.format_exception(error)))
+        return Outcome("failed", folder.path, vars(failed))
     folder.finish(record, fitted.history, evaluation.predictions)
     return Outcome("trained", folder.path, vars(record))
 
@@ -157,9 +166,9 @@ def _new_record(job: Job) -> RunRecord:
         modalities=list(job.splits.modalities),
         classes=list(job.splits.classes),
         fingerprints={**job.splits.fingerprints(), **config.files},
-        environment=describe(torch.device(config.device)),
+        environment=describe(torch.device(config.device), config.threads),
         started=_now(),
-        notes=list(job.splits.notes),
+        notes=[*job.splits.notes, *([job.method.info.note] if job.method.info.note else [])],
         truth=job.splits.truth,
     )
 
@@ -171,7 +180,7 @@ def _fill(record: RunRecord, job: Job, fitted: Fitted, evaluation: Evaluation) -
     record.metrics = evaluation.metrics
     record.per_modality = evaluation.per_modality
     record.contributions = evaluation.contributions
-    record.report = method.report(run)
+    record.report = _plain(method.report(run))
     record.selected = fitted.selected
     learned = [*run.network.parameters(), *method.parameters()]
     is_gpu = run.device.type == "cuda"
@@ -184,13 +193,25 @@ def _fill(record: RunRecord, job: Job, fitted: Fitted, evaluation: Evaluation) -
     }
 
 
-def _reason(error: Exception) -> str:
-    """Return one line that says why a run failed, with the place if it was not foreseen."""
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's report if it is what ``record.json`` can hold."""
+    try:
+        json.dumps(finite(report))
+    except (TypeError, ValueError) as error:
+        raise RunFailed(f"the method's report is not plain numbers and texts: {error}") from error
+    return report
+
+
+def _reason(error: Exception, method: type[Method]) -> str:
+    """Return one line that says why a run failed, with the place if it was not foreseen: the last
+    one in the method's own file, if the error came through it."""
     if isinstance(error, RunFailed | MmbenchError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory on the device: lower -t batch_size=... or use --precision bf16"
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    places = traceback.extract_tb(error.__traceback__)
+    own = [place for place in places if place.filename == sys.modules[method.__module__].__file__]
+    place = (own or places)[-1]
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
 

@@ -26,12 +26,15 @@ class Shown(Protocol):
 
     def started(self, job: Job) -> trainer.Progress: ...
 
-    def line(self, text: str) -> None: ...
+    def line(self, text: str, is_bad: bool) -> None:
+        """Show what became of a run."""
+        ...
 
 
 @contextmanager
 def showing_progress() -> Iterator[Shown]:
-    """Yield what shows progress: on stderr where that is a terminal, else as lines of text."""
+    """Yield what shows progress: a bar where stderr is a terminal, else lines on stderr. What
+    became of the runs goes to stdout, or to stderr where that is bad news."""
     if not sys.stderr.isatty():
         yield PlainLines()
         return
@@ -41,15 +44,19 @@ def showing_progress() -> Iterator[Shown]:
         TextColumn("{task.completed}/{task.total} epochs  {task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Bars(bar)
+    # Lines for a terminal have to go through the bar, which would be drawn over them.
+    console = Console(stderr=True)
+    is_seen = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=is_seen) as bar:
+        yield Bars(bar, is_seen)
 
 
 class Bars:
     """One bar, for the stage that is trained."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Progress, is_stdout_seen: bool) -> None:
         self.bar = bar
+        self.is_stdout_seen = is_stdout_seen
         self.task: TaskID | None = None
 
     def started(self, job: Job) -> trainer.Progress:
@@ -58,7 +65,10 @@ class Bars:
         self.task = self.bar.add_task(_name(job), total=0, detail="")
         return _BarOfRun(self.bar, self.task, _name(job))
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, is_bad: bool) -> None:
+        if not (is_bad or self.is_stdout_seen):
+            typer.echo(text)
+            return
         self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -77,13 +87,13 @@ class _BarOfRun:
 
 
 class PlainLines:
-    """A line when a run starts, and one every half minute."""
+    """A line every half minute."""
 
     def started(self, job: Job) -> trainer.Progress:
         return _LinesOfRun(_name(job))
 
-    def line(self, text: str) -> None:
-        typer.echo(text)
+    def line(self, text: str, is_bad: bool) -> None:
+        typer.echo(text, err=is_bad)
 
 
 class _LinesOfRun:
@@ -98,7 +108,7 @@ class _LinesOfRun:
     def epoch(self, done: int, row: Row) -> None:
         if time.monotonic() - self.shown >= PLAIN_SECONDS:
             self.shown = time.monotonic()
-            typer.echo(f"{self.name}: {self.where.format(done)}, {_detail(row)}")
+            typer.echo(f"{self.name}: {self.where.format(done)}, {_detail(row)}", err=True)
 
 
 def _name(job: Job) -> str:

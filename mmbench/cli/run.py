@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +68,10 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Train again, in place of what is stored.")
     ] = False,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(help="Seconds between checkpoints, for --resume; 0: every epoch.", min=0),
+    ] = 30.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the complete configuration; train nothing.")
     ] = False,
@@ -90,20 +98,20 @@ def run(
     if dry_run:
         _print_plan(request, results)
         return
-    _train(request, results, resume, overwrite, repeats)
+    _train(request, results, resume, overwrite, repeats, checkpoint_every)
 
 
 def _request(given: dict[str, Any], config: Path | None) -> tuple[Request, bool]:
     """Return the request, and whether it asks for a stored run as it is."""
-    from mmbench.planning import Request, request_from_file
+    from mmbench.planning import make_request, request_from_file
 
     if config is None:
-        return Request(**given), False
+        return make_request(given), False
     values, is_stored = request_from_file(config)
     for name in ("method_options", "dataset_options", "recipe", "encoders"):
         if name in given:
             given[name] = _merged(values.get(name) or {}, given[name])
-    return Request(**{**values, **given}), is_stored and not given
+    return make_request({**values, **given}), is_stored and not given
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +134,10 @@ def parse_seeds(texts: list[str]) -> list[int]:
             first, dash, last = piece.strip().partition("-")
             if not first.isdecimal() or (dash and not last.isdecimal()):
                 raise RequestError(f"--seed {text}: write a number or a range such as 0-4")
-            seeds += range(int(first), int(last if dash else first) + 1)
-    if not seeds:
-        raise RequestError(f"--seed {' '.join(texts)}: the range is empty; write it as 0-4")
+            between = range(int(first), int(last if dash else first) + 1)
+            if not between:
+                raise RequestError(f"--seed {text}: the range is empty; write it as 0-4")
+            seeds += between
     return list(dict.fromkeys(seeds))
 
 
@@ -136,18 +145,26 @@ def _print_plan(request: Request, results: Path) -> None:
     from mmbench.planning import make_jobs
     from mmbench.store.record import RunFolder, config_text
 
-    for job in make_jobs(request):
+    for i, job in enumerate(make_jobs(request)):
         folder = RunFolder(results, job.config)
         state = "stored" if folder.stored() else "unfinished" if folder.is_unfinished() else "new"
-        typer.echo(f"# {folder.path} ({state})\n{config_text(job.config)}---")
+        separator = "---\n" if i else ""
+        typer.echo(f"{separator}# {folder.path} ({state})\n{config_text(job.config)}", nl=False)
 
 
-def _train(request: Request, results: Path, resume: bool, overwrite: bool, repeats: bool) -> None:
+def _train(
+    request: Request,
+    results: Path,
+    resume: bool,
+    overwrite: bool,
+    repeats: bool,
+    checkpoint_every: float,
+) -> None:
     from mmbench.api import run_request
     from mmbench.cli.progress import showing_progress
 
     failed = 0
-    with showing_progress() as show:
+    with _stopping_on_signals(), showing_progress() as show:
         outcomes = run_request(
             request,
             results,
@@ -155,12 +172,39 @@ def _train(request: Request, results: Path, resume: bool, overwrite: bool, repea
             overwrite=overwrite,
             repeat=repeats,
             progress=show.started,
+            checkpoint_seconds=checkpoint_every,
         )
         for outcome in outcomes:
-            failed += outcome.what == "failed" or outcome.is_identical is False
-            show.line(_sentence(outcome))
+            is_bad = outcome.what == "failed" or outcome.is_identical is False
+            failed += is_bad
+            show.line(_sentence(outcome), is_bad)
     if failed:
         raise typer.Exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send some time before they kill."""
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Make SIGTERM stop runs as Ctrl-C does, and say so in one line. The exit code is 128 and the
+    signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        typer.echo("stopped; --resume goes on from the last checkpoint", err=True)
+        number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
+        raise typer.Exit(128 + number) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _sentence(outcome: Outcome) -> str:

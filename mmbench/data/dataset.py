@@ -7,7 +7,6 @@ one split only) is checked once, in :meth:`Splits.check`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, RequestError, unknown_name
+from mmbench.hashing import digest
 from mmbench.info import DatasetInfo as DatasetInfo
 from mmbench.options import Options
 
@@ -319,13 +319,3 @@ class Dataset:
     def check_protocol(self, protocol: str) -> None:
         if protocol not in self.protocols:
             raise unknown_name(f"protocol of {self.name()}", protocol, self.protocols)
-
-
-def digest(*parts: str | bytes) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the parts, each preceded by its length."""
-    sha = hashlib.sha256()
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        sha.update(len(content).to_bytes(8, "little"))
-        sha.update(content)
-    return sha.hexdigest()[:16]

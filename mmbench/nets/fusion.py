@@ -132,7 +132,7 @@ class Gated(Fusion):
 class Attention(Fusion):
     """One learned query attends to the modalities: ``k_m = K_m h_m``, ``v_m = V_m h_m``,
     ``a = softmax_m(q . k_m / sqrt(d))``, ``z = sum_m a_m v_m W^T + b``; part m is
-    ``a_m v_m W^T + b / M``. The parts sum to the logits, though ``a_m`` depends on every modality."""
+    ``a_m v_m W^T + b / M``. The parts sum to the logits; ``a_m`` depends on every modality."""
 
     def build(self, widths: dict[str, int], key: tuple[Key, ...]) -> None:
         self.width = max(widths.values())

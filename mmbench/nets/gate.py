@@ -5,8 +5,8 @@
 ``pi`` is a prior over modalities, ``v_m`` the normalised entropy of modality m's prediction,
 ``s_m`` its summary (entropy, margin, distance to the nearest prototype) and ``G`` a small network
 shared by all modalities whose last layer starts at zero. With ``a`` at its start, ``beta`` = 0 and
-``G`` = 0 the weights are constants: the static fusion. ``a, beta >= 0`` are learned and say how much
-the prior and the uncertainty were worth.
+``G`` = 0 the weights are constants: the static fusion. ``a, beta >= 0`` are learned and say how
+much the prior and the uncertainty were worth.
 """
 
 from __future__ import annotations

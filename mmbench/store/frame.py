@@ -7,6 +7,7 @@ left out with a line that says why, and never becomes a number.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,17 +15,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
+from mmbench.config import SCHEMA
 from mmbench.errors import StoreError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-SCHEMA = 1
-"""Version of record.json that is read here; equal to `mmbench.config.SCHEMA`, which writes it."""
 
+def _is_current(schema: int) -> int:
+    if schema != SCHEMA:
+        raise ValueError(f"schema is not {SCHEMA}")
+    return schema
+
+
+def _null_is_nan(value: object, check: ValidatorFunctionWrapHandler) -> float:
+    return math.nan if value is None else float(check(value))
+
+
+Schema = Annotated[int, AfterValidator(_is_current)]
+Nats = Annotated[float, Field(allow_inf_nan=False), WrapValidator(_null_is_nan)]
+"""A loss; null in the file, where it was infinite, is read as NaN."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Status = Literal["done", "failed", "interrupted", "unreadable"]
 
@@ -40,7 +63,7 @@ class Scores(Part):
 
     accuracy: Share
     macro_f1: Share
-    nll: FiniteFloat
+    nll: Nats
     ece: Share
     brier: FiniteFloat
 
@@ -75,7 +98,7 @@ class Cost(Part):
 class Unfinished(Part):
     """A record of a run that did not end."""
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Schema = Field(alias="schema")
     status: Literal["failed", "interrupted"]
     dataset: str
     protocol: str
@@ -89,7 +112,7 @@ class Unfinished(Part):
 class Finished(Part):
     """A record of a run that ended, with everything that tables and figures use."""
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Schema = Field(alias="schema")
     status: Literal["done"]
     dataset: str
     protocol: str

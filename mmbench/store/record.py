@@ -7,9 +7,11 @@ import fcntl
 import json
 import math
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -69,27 +71,18 @@ class RunFolder:
     def stored(self) -> dict[str, Any] | None:
         """Return the record that is stored, or None. Raises :class:`StoreError` if it is damaged
         or of another version."""
-        path = self.path / "record.json"
-        if not path.exists():
-            return None
-        try:
-            record: dict[str, Any] = json.loads(path.read_text())
-            schema = record["schema"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is damaged: delete {self.path} and run again") from error
-        if schema != SCHEMA:
-            raise StoreError(
-                f"{path} has schema {schema}, this mmbench reads {SCHEMA}: use the version that "
-                "wrote it, or another --results folder"
-            )
-        return record
+        return _read_record(self.path)
+
+    def begun(self) -> dict[str, Any] | None:
+        """Return the record of the run that is unfinished, or None, as :meth:`stored` does."""
+        return _read_record(self.partial) if self.is_unfinished() else None
 
     def is_unfinished(self) -> bool:
         """Whether a run that did not end has left a checkpoint."""
         return (self.checkpoints / "last.pt").exists()
 
-    def begin(self, resume: bool, overwrite: bool) -> None:
-        """Make the partial folder and lock it.
+    def begin(self, record: RunRecord, resume: bool, overwrite: bool) -> None:
+        """Make the partial folder, lock it, and put a record there of what is about to be run.
 
         Raises :class:`RequestError` where an unfinished run would be lost or another process is at
         it, and :class:`StoreError` when the folder cannot be written.
@@ -97,15 +90,15 @@ class RunFolder:
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-            if self.is_unfinished() and not resume:
-                if not overwrite:
-                    raise RequestError(
-                        f"an unfinished run lies in {self.partial}: add --resume to go on with it, "
-                        "or --overwrite to start again"
-                    )
-                shutil.rmtree(self.checkpoints)
-            (self.partial / "record.json").unlink(missing_ok=True)
+            if self.is_unfinished() and not resume and not overwrite:
+                raise RequestError(
+                    f"an unfinished run lies in {self.partial}: add --resume to go on with it, "
+                    "or --overwrite to start again"
+                )
+            self._clear(keep_checkpoint=resume)
             write_text(self.partial / "config.yaml", config_text(self.config))
+            begun = replace(record, status="interrupted", reason="killed, or still running")
+            write_text(self.partial / "record.json", record_text(begun))
         except OSError as error:
             self.release()
             raise unwritable(self.partial, error) from error
@@ -122,23 +115,33 @@ class RunFolder:
                 f"another process is training this run ({self.partial}): wait for it, or stop it"
             ) from None
 
+    def _clear(self, keep_checkpoint: bool) -> None:
+        """Remove what an earlier attempt has left, but for the lock."""
+        for path in self.partial.iterdir():
+            if path == self.checkpoints and not keep_checkpoint:
+                shutil.rmtree(path)
+            elif path.is_file() and path.name != "lock":
+                path.unlink()
+
     def release(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def abandon(self) -> None:
-        """Remove a partial folder that holds no checkpoint, and release the lock."""
-        if not self.is_unfinished():
+    def abandon(self, keep_checkpoint: bool = True) -> None:
+        """Remove the partial folder, unless it holds a checkpoint, and release the lock."""
+        if not (keep_checkpoint and self.is_unfinished()):
             shutil.rmtree(self.partial, ignore_errors=True)
             with suppress(OSError):
                 self.partial.parent.rmdir()
         self.release()
 
     def keep_partial(self, record: RunRecord) -> None:
-        """Note in the partial folder that the run was interrupted; its checkpoint stays."""
-        write_text(self.partial / "record.json", record_text(record))
+        """Note in the partial folder that the run was interrupted; its checkpoint stays. Where the
+        disk does not take the note, that of the beginning stays too."""
+        with suppress(OSError):
+            write_text(self.partial / "record.json", record_text(record))
         self.release()
 
     def finish(
@@ -146,30 +149,59 @@ class RunFolder:
         record: RunRecord,
         history: Sequence[Mapping[str, Any]],
         predictions: Mapping[str, np.ndarray],
+        traceback: str = "",
     ) -> None:
         """Write all files and give the folder its name, in place of what was stored before.
+        ``traceback`` says where a failed run failed.
 
-        Raises :class:`StoreError` when the disk does not take them; what was stored stays.
+        Raises :class:`StoreError` when the disk does not take them; what was stored stays, and so
+        does the checkpoint.
         """
+        old = self.path.with_name(f".seed-{self.config.seed}.old")
         try:
             write_history(self.partial / "history.csv", history)
+            if traceback:
+                write_text(self.partial / "traceback.txt", traceback)
             if predictions:
                 temporary = self.partial / "predictions.tmp"
                 with temporary.open("wb") as file:
                     np.savez_compressed(file, allow_pickle=False, **predictions)
                 temporary.replace(self.partial / "predictions.npz")
-            (self.checkpoints / "last.pt").unlink(missing_ok=True)
             write_text(self.partial / "record.json", record_text(record))
-            (self.partial / "lock").unlink(missing_ok=True)
-            old = self.path.with_name(f".seed-{self.config.seed}.old")
+            (self.checkpoints / "last.pt").unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
             if self.path.exists():
                 self.path.rename(old)
             self.partial.rename(self.path)
+            (self.path / "lock").unlink(missing_ok=True)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
+            if old.exists() and not self.path.exists():
+                old.rename(self.path)
             raise unwritable(self.partial, error) from error
         finally:
             self.release()
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema = record["schema"]
+        missing = {known.name for known in fields(RunRecord)} - record.keys()
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: delete {folder} and run again") from error
+    if schema != SCHEMA:
+        raise StoreError(
+            f"{path} has schema {schema}, this mmbench reads {SCHEMA}: use the version that "
+            "wrote it, or another --results folder"
+        )
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise StoreError(f"{path} lacks {names}: delete {folder} and run again")
+    return record
 
 
 def write_text(path: Path, text: str) -> None:
@@ -223,5 +255,5 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"{path} is missing or damaged: run again with --overwrite") from error

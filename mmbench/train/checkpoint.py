@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from mmbench.errors import StoreError
 
 State = dict[str, Any]
+START_AGAIN = "add --overwrite, without --resume, to start again"
 
 
 def save_state(path: Path, state: State) -> None:
@@ -28,8 +30,12 @@ def save_state(path: Path, state: State) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error}; free space or choose --results") from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())
+        raise StoreError(
+            f"cannot write {path}: {reason}; free space or choose --results"
+        ) from error
 
 
 def load_state(path: Path) -> State:
@@ -39,10 +45,17 @@ def load_state(path: Path) -> State:
     """
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise StoreError(
-            f"{path} is damaged and cannot be read: delete it, or add --overwrite to start again"
-        ) from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise StoreError(f"{path} is damaged and cannot be read: {START_AGAIN}") from error
+    if not isinstance(state, dict):
+        raise StoreError(f"{path} holds no state: {START_AGAIN}")
     return state
 
 

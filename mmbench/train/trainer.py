@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from mmbench.errors import RunFailed, StoreError
 from mmbench.evaluate.readout import Readout, read_out
 from mmbench.nets.network import Network, NetworkSpec
 from mmbench.seeds import numpy_stream
-from mmbench.train.checkpoint import Checkpointer, State
+from mmbench.train.checkpoint import START_AGAIN, Checkpointer, State
 from mmbench.train.method import Method, Stage
 from mmbench.train.optim import build_optimizer, build_schedule
 from mmbench.train.run import Counts, Run, batches
@@ -63,7 +64,7 @@ class Fitted:
     method: Method
     history: list[HistoryRow]
     seconds: dict[str, float]
-    """Training time per stage, evaluation on validation left out."""
+    """Training time per stage, evaluation on validation and checkpoints left out."""
     selected: list[dict[str, int | str]] = field(default_factory=list)
     """Stage, epoch and rule of every model that was kept."""
 
@@ -141,9 +142,9 @@ class Trainer:
                 best = self._look(stage, epoch, row, best)
                 self.history.append(row)
                 self.progress.epoch(epoch + 1, row)
-                began = self._now()
                 if epoch + 1 < stage.epochs:
                     self._save(number, epoch + 1, schedule, best)
+                began = self._now()
             run.optimizer = None
         if best is not None:
             run.network.load_state_dict(best.network)
@@ -187,8 +188,8 @@ class Trainer:
         last = f"{before[0]:.4g}" if before else "none this epoch"
         raise RunFailed(
             f"the loss became {float(losses[step - 1])} in stage '{stage.name}', "
-            f"epoch {epoch + 1}, step {step} (last finite loss: {last}); lower the learning rate (-t lr=...) or clip "
-            "(-t clip_norm=1)"
+            f"epoch {epoch + 1}, step {step} (last finite loss: {last}); lower the learning rate "
+            "(-t lr=...) or clip (-t clip_norm=1)"
         )
 
     def _look(
@@ -278,28 +279,38 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _resume(self, state: State, stages: list[Stage]) -> tuple[int, int]:
-        if state["stage"] > len(stages):
-            raise StoreError(
-                "the checkpoint belongs to other stages: add --overwrite to start again"
-            )
-        self.main.load_state_dict(state["main"])
-        self.method.load_state_dict(state["method"])
-        self.history = list(state["history"])
-        self.seconds = dict(state["seconds"])
-        self.selected = dict(state["selected"])
-        self.run.counts = Counts(**state["counts"])
-        return int(state["stage"]), int(state["epoch"])
+        with _reading_checkpoint():
+            self.main.load_state_dict(state["main"])
+            self.method.load_state_dict(state["method"])
+            self.history = list(state["history"])
+            self.seconds = dict(state["seconds"])
+            self.selected = dict(state["selected"])
+            self.run.counts = Counts(**state["counts"])
+            number, epochs = int(state["stage"]), int(state["epoch"])
+            if number > len(stages) or epochs >= (stages[number].epochs if epochs else 1):
+                raise ValueError("it is of another number of stages or epochs")
+        return number, epochs
 
     def _restore_stage(self, state: State, schedule: LRScheduler) -> tuple[Selected | None, int]:
         run = self.run
         assert run.optimizer is not None
-        run.network.load_state_dict(state["network"])
-        self.method.load_state_dict(state["method"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        run.counts = Counts(**state["counts"])
-        best = state["best"]
-        return (Selected(**best) if best is not None else None), int(state["epoch"])
+        with _reading_checkpoint():
+            run.network.load_state_dict(state["network"])
+            self.method.load_state_dict(state["method"])
+            run.optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            run.counts = Counts(**state["counts"])
+            best = None if state["best"] is None else Selected(**state["best"])
+        return best, int(state["epoch"])
+
+
+@contextmanager
+def _reading_checkpoint() -> Iterator[None]:
+    """Say of a state that does not fit what to do about it."""
+    try:
+        yield
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StoreError(f"the checkpoint does not fit this run: {START_AGAIN}") from error
 
 
 def _copy(state: Mapping[str, Any]) -> State:

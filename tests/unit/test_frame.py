@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmbench import config
 from mmbench.errors import StoreError
-from mmbench.store import frame
 from mmbench.store.frame import learning_curves, load_runs, predictions, to_frame
 from tests.unit.records import write_run
 
@@ -22,10 +20,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     record = json.loads(file.read_text())
     change(record)
     file.write_text(json.dumps(record))
-
-
-def test_the_schema_read_is_the_schema_written() -> None:
-    assert frame.SCHEMA == config.SCHEMA
 
 
 def test_a_frame_has_a_row_a_run_with_the_numbers_of_the_record(tmp_path: Path) -> None:
