@@ -450,7 +450,7 @@ class IIBalance(Method):
         """Return the number of folds for cross-fitting, at most one per group."""
         wanted = 5 if len(run.train) < SMALL else 1
         count = int(self.config.budget.folds or wanted)
-        if run.train.groups is not None and count > 1:
+        if run.train.groups is not None:
             groups = len(np.unique(run.train.groups))
             if groups < 3:
                 raise RequestError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmbench.options import option
 from mmbench.train.method import MethodInfo
-from mmbench.train.modulation import scale_gradients
+from mmbench.train.modulation import scale
 from mmbench.train.ogm import GradientModulation, ModulationOptions
 from mmbench.train.run import Run
 
@@ -51,7 +51,7 @@ class OGMGE(GradientModulation):
     def edit(self, run: Run, parameters: list[nn.Parameter], factor: Tensor) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None and p.numel() > 1]
         deviations = [self.config.noise * (g.std() + 1e-8) for g in gradients]
-        scale_gradients(parameters, factor)
+        scale(run, parameters, factor, self.config.scale_where)
         if self.config.noise > 0:
             for g, deviation in zip(gradients, deviations, strict=True):
                 g.add_(torch.randn(g.shape, generator=run.rng, device=g.device) * deviation)

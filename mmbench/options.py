@@ -112,7 +112,11 @@ def _type_name(kind: Any) -> str:
         return " | ".join(_type_name(arg) for arg in get_args(kind))
     if kind is type(None):
         return "none"
-    return kind.__name__ if isinstance(kind, type) and origin is None else str(kind)
+    return (
+        kind.__name__
+        if isinstance(kind, type) and origin is None
+        else str(kind).replace("typing.", "")
+    )
 
 
 def refuse_unused(options: BaseModel, names: Iterable[str], reason: str) -> None:
@@ -167,19 +171,23 @@ def validated(options: type[T], values: dict[str, Any], what: str) -> T:
 
 def _explain(error: ValidationError, options: type[BaseModel], what: str) -> str:
     rows = {row.name: row for row in option_rows(options)}
-    messages = []
+    messages: dict[str, str] = {}
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"] if part in _path(fault["loc"], rows))
         if fault["type"] == "extra_forbidden":
-            full = ".".join(map(str, fault["loc"]))
-            messages.append(str(unknown_name(f"option of {what}", full, rows)))
+            name = ".".join(map(str, fault["loc"]))
+            message = str(unknown_name(f"option of {what}", name, rows))
         elif name in rows:
             allowed = f" (allowed: {rows[name].type}; default {rows[name].default})"
             given = f", not {fault['input']!r}"
-            messages.append(f"option '{name}' of {what}: {_plain(fault['msg'])}{given}{allowed}")
+            message = f"option '{name}' of {what}: {_plain(fault['msg'])}{given}{allowed}"
+        elif fault["type"] == "model_type":
+            message = f"'{name}' of {what} is a group of options: write {name}.option=value"
         else:
-            messages.append(f"options of {what}: {_plain(fault['msg'])}")
-    return "; ".join(dict.fromkeys(messages))
+            message = f"options of {what}: {_plain(fault['msg'])}"
+        # One fault of an option often brings others along, of the same option.
+        messages.setdefault(name, message)
+    return "; ".join(messages.values())
 
 
 def _path(location: tuple[int | str, ...], rows: dict[str, OptionRow]) -> list[int | str]:
@@ -192,7 +200,11 @@ def _path(location: tuple[int | str, ...], rows: dict[str, OptionRow]) -> list[i
 
 
 def _plain(message: str) -> str:
-    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    text = (
+        message.removeprefix("Value error, ")
+        .removeprefix("Input ")
+        .replace("valid tuple", "valid list")
+    )
     return text[:1].lower() + text[1:]
 
 

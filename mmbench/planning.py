@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from mmbench import options as opt
 from mmbench.config import NEEDS, SCHEMA, Recipe, RunConfig
 from mmbench.data.dataset import Dataset, Splits
 from mmbench.environment import choose_device, default_threads
-from mmbench.errors import RequestError, unknown_name
+from mmbench.errors import DataError, MmbenchError, RequestError, unknown_name
 from mmbench.nets.encoders import build_encoder, default_encoder
 from mmbench.nets.network import fusion_type, resolve_encoders
-from mmbench.registry import file_hash, load_dataset, load_method
+from mmbench.registry import failing_place, file_hash, load_dataset, load_method
 from mmbench.train.method import Method
 
 
@@ -28,7 +28,7 @@ class Request(opt.Options):
     dataset: str = "mfeat"
     protocol: str | None = None
     fusion: str | None = None
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     method_options: dict[str, Any] = {}
     dataset_options: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
@@ -86,8 +86,18 @@ def open_dataset(name: str, options: Mapping[str, Any]) -> Dataset:
 
 
 def _load(dataset: Dataset, protocol: str, seed: int) -> Splits:
-    splits = dataset.load(protocol, seed)
-    splits.check(dataset.name())
+    """Return the splits. Raises :class:`DataError` that names the place where a file of the user's
+    own, or what it returns, is at fault."""
+    try:
+        splits = dataset.load(protocol, seed)
+        splits.check(dataset.name())
+    except MmbenchError:
+        raise
+    except Exception as error:
+        if file_hash(type(dataset)) is None:
+            raise
+        place = failing_place(error, type(dataset))
+        raise DataError(f"dataset '{dataset.name()}' cannot be loaded: {place}") from error
     return splits
 
 

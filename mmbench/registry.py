@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -227,6 +228,16 @@ def file_hash(loaded: type[Method] | type[Dataset]) -> str | None:
         return rest.partition(".")[0]
     path = sys.modules[module].__file__
     return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def failing_place(error: Exception, loaded: type[Method] | type[Dataset]) -> str:
+    """Return an error that was not foreseen as one line with its place: the last one in the file of
+    the method or dataset, if the error came through it."""
+    places = traceback.extract_tb(error.__traceback__)
+    own = [place for place in places if place.filename == sys.modules[loaded.__module__].__file__]
+    place = (own or places)[-1]
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
 
 
 def at_path(kind: Kind, path: str) -> Entry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from mmbench.errors import MmbenchError, RequestError, RunFailed
 from mmbench.evaluate.evaluation import Evaluation, evaluate
 from mmbench.nets.network import NetworkSpec
 from mmbench.planning import Job
+from mmbench.registry import failing_place
 from mmbench.store.record import RunFolder, RunRecord, finite, read_predictions
 from mmbench.train.checkpoint import Checkpointer, save_state
 from mmbench.train.method import Method
@@ -176,7 +176,7 @@ def _new_record(job: Job) -> RunRecord:
 def _fill(record: RunRecord, job: Job, fitted: Fitted, evaluation: Evaluation) -> None:
     run, method = fitted.run, fitted.method
     record.finished = _now()
-    record.notes += evaluation.notes
+    record.notes += [*run.notes, *evaluation.notes]
     record.metrics = evaluation.metrics
     record.per_modality = evaluation.per_modality
     record.contributions = evaluation.contributions
@@ -203,17 +203,12 @@ def _plain(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: Exception, method: type[Method]) -> str:
-    """Return one line that says why a run failed, with the place if it was not foreseen: the last
-    one in the method's own file, if the error came through it."""
+    """Return one line that says why a run failed, with the place if it was not foreseen."""
     if isinstance(error, RunFailed | MmbenchError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory on the device: lower -t batch_size=... or use --precision bf16"
-    places = traceback.extract_tb(error.__traceback__)
-    own = [place for place in places if place.filename == sys.modules[method.__module__].__file__]
-    place = (own or places)[-1]
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message} ({Path(place.filename).name}:{place.lineno})"
+    return failing_place(error, method)
 
 
 def _now() -> str:

@@ -209,7 +209,9 @@ def _stopping_on_signals() -> Iterator[None]:
 
 def _sentence(outcome: Outcome) -> str:
     record = outcome.record
-    name = f"{record['method']} on {record['dataset']}/{record['protocol']}, seed {record['seed']}"
+    settings = ", ".join(f"{name}={value}" for name, value in record["changed"].items())
+    method = f"{record['method']} ({settings})" if settings else record["method"]
+    name = f"{method} on {record['dataset']}/{record['protocol']}, seed {record['seed']}"
     if outcome.what == "failed":
         return f"FAILED {name}: {record['reason']} ({outcome.path})"
     if outcome.what == "repeated":

@@ -230,6 +230,7 @@ class Splits:
         for name, part in self.named().items():
             if len(part) == 0:
                 raise DataError(f"dataset '{dataset}': the {name} split has no rows")
+            self._check_shapes(dataset, name, part)
             for row_id in part.ids:
                 if (other := seen.setdefault(str(row_id), name)) != name:
                     raise DataError(
@@ -245,6 +246,27 @@ class Splits:
                 f"dataset '{dataset}': no training rows for class {', '.join(absent)}; "
                 "leave the class out or split otherwise"
             )
+
+    def _check_shapes(self, dataset: str, name: str, part: Split) -> None:
+        where = f"dataset '{dataset}': the {name} split"
+        if part.inputs.keys() != self.modalities.keys():
+            raise DataError(f"{where} holds {[*part.inputs]}, not {[*self.modalities]}")
+        lowest, highest = int(part.y.min()), int(part.y.max())
+        if lowest < 0 or highest >= len(self.classes):
+            raise DataError(
+                f"{where} has labels from {lowest} to {highest}; {len(self.classes)} classes are "
+                "numbered from 0"
+            )
+        lengths = {"ids": len(part.ids)} | {m: len(source) for m, source in part.inputs.items()}
+        for what, length in lengths.items():
+            if length != len(part):
+                raise DataError(f"{where} has {len(part)} labels and {length} rows of {what}")
+        for m, source in part.inputs.items():
+            shape = tuple(source.batch(torch.arange(1), None).shape[1:])
+            if shape != self.modalities[m].shape:
+                raise DataError(
+                    f"{where} has samples of '{m}' of shape {shape}, not {self.modalities[m].shape}"
+                )
 
     def _check_finite(self, dataset: str, name: str, part: Split) -> None:
         for m, source in part.inputs.items():

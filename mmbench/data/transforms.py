@@ -14,27 +14,32 @@ from mmbench.seeds import Key, numpy_stream
 
 
 class Standardise(nn.Module):
-    """Subtract the mean and divide by the deviation of all values of the training rows."""
+    """Subtract a mean and divide by a deviation, each of a shape that goes with a batch's."""
 
-    def __init__(self, mean: float, deviation: float) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         super().__init__()
-        self.mean = mean
-        self.deviation = deviation if deviation > 0 else 1.0
+        self.register_buffer("mean", mean.float())
+        usable = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        self.register_buffer("deviation", usable.float())
 
     def forward(self, x: Tensor, rows: Tensor, augment: torch.Generator | None) -> Tensor:
         return (x - self.mean) / self.deviation
 
 
-def measure(train: Rows) -> Standardise:
-    """Return the transform that standardises what these rows give, all their values alike."""
+def measure(train: Rows, *, apart: Sequence[int] = ()) -> Standardise:
+    """Return the transform that standardises what these rows give: all values alike, or each index
+    of the dimensions in ``apart`` on its own, such as 2 for bands of ``(N, 1, bands, frames)``."""
     batches = [
         train.batch(torch.arange(start, min(start + 256, len(train))), None).double()
         for start in range(0, len(train), 256)
     ]
-    count = sum(x.numel() for x in batches)
-    mean = float(sum(x.sum() for x in batches)) / count
-    square = float(sum(((x - mean) ** 2).sum() for x in batches)) / count
-    return Standardise(mean, square**0.5)
+    values = torch.cat(batches)
+    over = [i for i in range(values.dim()) if i not in apart]
+    mean = values.mean(dim=over, keepdim=True)
+    return Standardise(mean, values.std(dim=over, keepdim=True, correction=0))
 
 
 class FixedNoise(nn.Module):

@@ -133,4 +133,6 @@ def resolve_encoders(
     for m in chosen:
         if m not in modalities:
             raise unknown_name("modality", m, modalities)
-    return {m: chosen.get(m) or default_encoder(spec) for m, spec in modalities.items()}
+    return {
+        m: chosen[m] if m in chosen else default_encoder(spec) for m, spec in modalities.items()
+    }

@@ -208,7 +208,9 @@ class BudgetEstimator(nn.Module):
 
     @staticmethod
     def _divide(run: Run, count: int) -> list[Fold]:
-        parts = run.folds(10 if count == 1 else count, "budget")
+        groups = run.train.groups
+        tenths = 10 if groups is None else min(10, len(np.unique(groups)))
+        parts = run.folds(tenths if count == 1 else count, "budget")
         kept = len(parts) if count > 1 else 1
         return [
             Fold(

@@ -1,4 +1,9 @@
-"""What methods share that scale the gradients of encoders by how confident each modality is."""
+"""What methods share that slow encoders down or speed them up, by their gradients or updates.
+
+An option ``scale_where: ScaleWhere = option("gradient", SCALE_WHERE_MEANING)``, one call of
+:func:`note_undone_scaling` in ``setup`` and one of :func:`scale` for each modality in ``modulate``
+are all that such a method needs.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,12 @@ Scope = Literal["weights", "conv", "all"]
 SCOPE_MEANING = (
     "which encoder parameters: weights (two or more dimensions), conv (four dimensions only, as "
     "released; nothing on encoders without convolutions), or all"
+)
+
+ScaleWhere = Literal["gradient", "update"]
+SCALE_WHERE_MEANING = (
+    "what coefficients multiply: the gradient, whose scale Adam all but undoes, or the update, as "
+    "a learning rate of its own would"
 )
 
 
@@ -37,8 +48,27 @@ def scoped_parameters(run: Run, modality: str, scope: Scope) -> list[nn.Paramete
     return [p for p in run.encoder_params(modality) if p.grad is not None and p.dim() >= smallest]
 
 
-def scale_gradients(parameters: list[nn.Parameter], factor: Tensor) -> None:
-    """Multiply gradients by a 0-d tensor, in place, without waiting for the device."""
+def note_undone_scaling(run: Run, where: ScaleWhere) -> None:
+    """Add a note to the results where the optimiser undoes the scaling of gradients."""
+    if where == "gradient" and run.recipe.optimizer in ("adam", "adamw"):
+        run.note(
+            f"{run.recipe.optimizer} divides by the gradient's own size and so all but undoes the "
+            "scaling of gradients: use -o scale_where=update or -t optimizer=sgd"
+        )
+
+
+def scale(
+    run: Run, parameters: list[nn.Parameter], factor: Tensor | float, where: ScaleWhere
+) -> None:
+    """Multiply the gradients, or what the next step adds to the parameters, by a number."""
+    if where == "gradient":
+        scale_gradients(parameters, factor)
+    else:
+        run.scale_update(parameters, factor)
+
+
+def scale_gradients(parameters: list[nn.Parameter], factor: Tensor | float) -> None:
+    """Multiply gradients by a number or 0-d tensor, in place, without waiting for the device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor)

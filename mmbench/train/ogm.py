@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from mmbench.options import Options, option
 from mmbench.train.method import Batch, Method, Output
 from mmbench.train.modulation import (
+    SCALE_WHERE_MEANING,
     SCOPE_MEANING,
+    ScaleWhere,
     Scope,
     confidence_ratios,
-    scale_gradients,
+    note_undone_scaling,
+    scale,
     scoped_parameters,
 )
 from mmbench.train.run import Run
@@ -38,6 +41,7 @@ class ModulationOptions(Options):
         ge=0,
     )
     scope: Scope = option("weights", SCOPE_MEANING)
+    scale_where: ScaleWhere = option("gradient", SCALE_WHERE_MEANING)
 
 
 class GradientModulation(Method):
@@ -45,6 +49,9 @@ class GradientModulation(Method):
 
     class Config(ModulationOptions):
         pass
+
+    def setup(self, run: Run) -> None:
+        note_undone_scaling(run, self.config.scale_where)
 
     def is_active(self, run: Run) -> bool:
         last = self.config.last_epoch
@@ -62,5 +69,5 @@ class GradientModulation(Method):
                 self.edit(run, scoped_parameters(run, m, self.config.scope), factor)
 
     def edit(self, run: Run, parameters: list[nn.Parameter], factor: Tensor) -> None:
-        """Change the gradients of one encoder's parameters, in place."""
-        scale_gradients(parameters, factor)
+        """Slow one encoder down."""
+        scale(run, parameters, factor, self.config.scale_where)

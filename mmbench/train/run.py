@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,9 +14,12 @@ from torch.optim import Optimizer
 from mmbench.config import Recipe
 from mmbench.data.dataset import Batch, Modality, Split
 from mmbench.data.splits import carve, folds
+from mmbench.evaluate.readout import evaluating
+from mmbench.nets.fusion import Sum
 from mmbench.nets.network import Network, NetworkSpec, Output
-from mmbench.seeds import Key, derive, torch_stream
+from mmbench.seeds import Key, derive, numpy_stream, torch_stream
 from mmbench.train.method import Stage
+from mmbench.train.optim import build_optimizer
 
 EVALUATION_BATCH = 512
 """Rows per forward pass outside training."""
@@ -63,7 +66,12 @@ class Run:
         self.optimizer: Optimizer | None = None
         self.rng = self.stream("setup")
         """Random numbers for the method, on the device; a new stream each epoch."""
+        self.notes: list[str] = []
+        """What has to stand beside the results; see :meth:`note`."""
+        self.stage_is_over = False
         self._logged: dict[str, tuple[Tensor, int]] = {}
+        self._frozen: list[nn.Module] = []
+        self._scaled: list[tuple[list[nn.Parameter], list[Tensor], Tensor | float]] = []
 
     @property
     def seed(self) -> int:
@@ -109,8 +117,34 @@ class Run:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
         self.optimizer.step()
+        if self._scaled:
+            self._scale_updates()
         self.optimizer.zero_grad(set_to_none=True)
         self.counts.updates += 1
+
+    def scale_update(self, parameters: Sequence[nn.Parameter], factor: Tensor | float) -> None:
+        """Multiply what the next step adds to these parameters by a number, weight decay included:
+        the same as a learning rate of their own for one step, under any optimiser. A factor of 1
+        changes no bit."""
+        moving = [p for p in parameters if p.grad is not None]
+        if moving:
+            self._scaled.append((moving, [p.detach().clone() for p in moving], factor))
+
+    def _scale_updates(self) -> None:
+        with torch.no_grad():
+            for parameters, before, factor in self._scaled:
+                for parameter, old in zip(parameters, before, strict=True):
+                    parameter.copy_(torch.lerp(old, parameter, factor))
+        self._scaled = []
+
+    def end_stage(self) -> None:
+        """Make the epoch in training the stage's last, because nothing is left to learn."""
+        self.stage_is_over = True
+
+    def note(self, text: str) -> None:
+        """Add a sentence, once, to what every table says beside the results of this run."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a number; the history gets its mean over the epoch. Tensors are not waited for."""
@@ -136,6 +170,35 @@ class Run:
         """Return the parameters of the fusion, its classifier included."""
         return [] if self.network.fusion is None else list(self.network.fusion.parameters())
 
+    def own_head(self, modality: str) -> nn.Module:
+        """Return a modality's classifier in a fusion that adds such classifiers (sum, late)."""
+        assert isinstance(self.network.fusion, Sum), "only sum and late fusion have own heads"
+        return self.network.fusion.heads[modality]
+
+    def freeze(self, modality: str, *others: nn.Module) -> None:
+        """Stop an encoder, and other modules that belong to it, until the epoch ends: they get no
+        gradient, the optimiser passes them over (momentum and weight decay included), and their
+        batch norms keep their statistics. A method that freezes for longer does so again in each
+        ``on_epoch_start``, so that a resumed run is frozen too."""
+        for module in (self.network.encoders[modality], *others):
+            self._frozen.append(module)
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            for part in module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+
+    def unfreeze(self) -> None:
+        """Let everything that is frozen learn again."""
+        for module in self._frozen:
+            for parameter in module.parameters():
+                parameter.requires_grad_(True)
+            for part in module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.train(self.network.training)
+        self._frozen = []
+
     def fresh_network(
         self, modalities: Sequence[str] | None = None, fusion: str | None = None
     ) -> Network:
@@ -158,15 +221,36 @@ class Run:
         held = carve(self._labels(), self.train.groups, fraction, self.seed, "holdout", *key)
         return np.setdiff1d(np.arange(len(self.train)), held), held
 
-    def outputs(self, rows: np.ndarray) -> Iterator[tuple[Output, Batch]]:
+    def shuffled(self, rows: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """Yield training rows in the batches, order and augmentation of an epoch. Seed and epoch
+        alone decide the order, so that every method and stage sees the same."""
+        order = numpy_stream(self.seed, "order", epoch).permutation(rows)
+        augment = self.stream("augment", epoch)
+        size = self.recipe.batch_size
+        return batches(self.train, order, self.modalities, size, self.device, augment)
+
+    @contextmanager
+    def aside(self, network: Network, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Train another network inside the block, with an optimiser that starts at the learning
+        rate of the moment; afterwards the run's network and optimiser are back as they were."""
+        assert self.optimizer is not None, "no optimiser outside of a stage's epochs"
+        own = self.network, self.optimizer
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.network = network
+        self.optimizer = build_optimizer([{"params": parameters, "lr": rate}], self.recipe)
+        try:
+            yield
+        finally:
+            self.network, self.optimizer = own
+
+    def outputs(
+        self, rows: np.ndarray, keep: Sequence[str] | None = None
+    ) -> Iterator[tuple[Output, Batch]]:
         """Yield outputs of the network for training rows in order, in evaluation mode and without
-        gradients. They count as forwards."""
-        was_training = self.network.training
-        self.network.eval()
-        with torch.no_grad():
+        gradients; modalities outside ``keep`` count as absent. They count as forwards."""
+        with evaluating(self.network):
             for batch in batches(self.train, rows, self.modalities, EVALUATION_BATCH, self.device):
-                yield self.net(batch), batch
-        self.network.train(was_training)
+                yield self.net(batch, keep), batch
 
     def logits(self, rows: np.ndarray) -> dict[str, Tensor]:
         """Return the parts of the logits for training rows, ``{m: (N, C)}``, as in `outputs`."""
@@ -179,10 +263,12 @@ class Run:
     # -- kept by the trainer -----------------------------------------------------------------
 
     def begin_epoch(self, epoch: int) -> None:
-        """Give the epoch its own random streams, so that it is the same after a resume."""
+        """Give the epoch its own random streams, so that it is the same after a resume, and
+        nothing frozen."""
+        self.unfreeze()
         self.epoch = epoch
         self.rng = self.stream("method", self.stage.name, epoch)
-        torch.manual_seed(derive(self.seed, "layers", self.stage.name, epoch))
+        torch.manual_seed(derive(self.seed, "layers", epoch))
 
 
 def batches(

@@ -18,11 +18,10 @@ from mmbench.data.dataset import Split, Splits
 from mmbench.errors import RunFailed, StoreError
 from mmbench.evaluate.readout import Readout, read_out
 from mmbench.nets.network import Network, NetworkSpec
-from mmbench.seeds import numpy_stream
 from mmbench.train.checkpoint import START_AGAIN, Checkpointer, State
 from mmbench.train.method import Method, Stage
 from mmbench.train.optim import build_optimizer, build_schedule
-from mmbench.train.run import Counts, Run, batches
+from mmbench.train.run import Counts, Run
 
 LOSS_CHECK = 50
 """Steps between looks at the losses. Looking makes the host wait for the device."""
@@ -120,7 +119,7 @@ class Trainer:
     def _train_stage(self, number: int, stage: Stage, state: State | None) -> None:
         run, method = self.run, self.method
         began = self._now()
-        run.stage, run.epoch = stage, 0
+        run.stage, run.epoch, run.stage_is_over = stage, 0, False
         run.network = (
             run.fresh_network(stage.modalities, stage.fusion) if stage.fresh else self.main
         )
@@ -142,10 +141,13 @@ class Trainer:
                 best = self._look(stage, epoch, row, best)
                 self.history.append(row)
                 self.progress.epoch(epoch + 1, row)
-                if epoch + 1 < stage.epochs:
+                if epoch + 1 < stage.epochs and not run.stage_is_over:
                     self._save(number, epoch + 1, schedule, best)
                 began = self._now()
+                if run.stage_is_over:
+                    break
             run.optimizer = None
+            run.unfreeze()
         if best is not None:
             run.network.load_state_dict(best.network)
             method.load_state_dict(best.method)
@@ -163,12 +165,8 @@ class Trainer:
         assert run.optimizer is not None
         rate = run.optimizer.param_groups[0]["lr"]
         rows = np.arange(len(run.train)) if stage.rows is None else stage.rows
-        order = numpy_stream(run.seed, "order", epoch).permutation(rows)
         losses: list[Tensor] = []
-        augment = run.stream("augment", epoch)
-        for batch in batches(
-            run.train, order, run.modalities, self.recipe.batch_size, self.device, augment
-        ):
+        for batch in run.shuffled(rows, epoch):
             losses.append(method.train_step(run, batch).detach())
             if len(losses) % LOSS_CHECK == 0:
                 self._check_losses(losses, stage, epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from mmbench.evaluate.readout import read_out
 from mmbench.nets.network import NetworkSpec
 from mmbench.options import validated
 from mmbench.train.method import Method, Options
-from mmbench.train.run import Run
 from mmbench.train.trainer import Fitted, Trainer
 
 
@@ -84,13 +84,12 @@ def reordered(splits: Splits, names: list[str]) -> Splits:
         inputs = {m: split.inputs[m] for m in names}
         return Split(inputs, split.y, split.ids, split.groups)
 
-    return Splits(
-        part(splits.train),
-        part(splits.val),
-        part(splits.test),
-        {m: splits.modalities[m] for m in names},
-        splits.classes,
-        splits.truth,
+    return replace(
+        splits,
+        train=part(splits.train),
+        val=part(splits.val),
+        test=part(splits.test),
+        modalities={m: splits.modalities[m] for m in names},
     )
 
 
@@ -105,7 +104,3 @@ def begun(kind: type[Method], splits: Splits, fusion: str, options: Mapping[str,
     made = trainer(configured(kind, options), splits, fusion=fusion)
     made.method.setup(made.run)
     return made
-
-
-def all_rows(run: Run) -> Tensor:
-    return torch.arange(len(run.train))

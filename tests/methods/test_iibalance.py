@@ -161,7 +161,7 @@ def slow_loss(case: Case) -> Tensor:
     c_anchor: list[float] = []
     for i in rows:
         likely = probability(v[anchor][i], list(shown[anchor]), seen[anchor])[y[i]]
-        c_anchor.append(float(likely))
+        c_anchor.append(float(likely.detach()))
         if seen[anchor][y[i]]:
             loss = loss - options.align.prototype_weight * torch.log(likely) / len(rows)
     warm, full = 0.05 * run.stage.epochs, 0.3 * run.stage.epochs
@@ -182,9 +182,9 @@ def slow_loss(case: Case) -> Tensor:
                 continue
             match options.align.gate:
                 case "sample":
-                    level = float(likely_m[i]) / (c_anchor[i] + 1e-8)
+                    level = float(likely_m[i].detach()) / (c_anchor[i] + 1e-8)
                 case "batch":
-                    mean = sum(map(float, likely_m)) / len(rows)
+                    mean = float(sum_of(likely_m).detach()) / len(rows)
                     level = mean / (sum(c_anchor) / len(rows) + 1e-8)
                 case "info":
                     losses = dict(zip(names, map(float, case.alignment.own_losses), strict=True))
@@ -228,20 +228,18 @@ def sum_of(terms: Iterable[Tensor]) -> Tensor:
 
 
 def assert_equal_with_gradients(case: Case) -> None:
-    named = dict(case.method.named_parameters()) | dict(case.run.network.named_parameters())
-    named |= {f"features.{m}": h for m, h in case.features.items()}
-    tensors = [p for p in named.values() if p.requires_grad]
+    parameters = [*case.method.parameters(), *case.run.network.parameters()]
+    tensors = [t for t in [*parameters, *case.features.values()] if t.requires_grad]
     ours = case.method.loss(case.run, case.output(), case.batch)
     gradients = torch.autograd.grad(ours, tensors, allow_unused=True)
     expected = slow_loss(case)
     references = torch.autograd.grad(expected, tensors, allow_unused=True)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-12)
-    for got, wanted in zip(gradients, references, strict=True):
-        if got is None or wanted is None:
-            assert got is None or not got.any()
-            assert wanted is None or not wanted.any()
-        else:
-            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-10)
+    # A parameter that the loss does not reach has no gradient, and counts as zero.
+    zeros = [torch.zeros_like(t) for t in tensors]
+    for got, wanted, zero in zip(gradients, references, zeros, strict=True):
+        pair: list[Any] = [zero if g is None else g for g in (got, wanted)]
+        torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -309,7 +307,7 @@ def test_alignment_leaves_the_anchor_alone(level: str, target: str) -> None:
             IIBalance,
             make_splits(3),
             "sum",
-            {"budget": {"estimator": "given", "given": GIVEN[3]}, "align": align},
+            {"budget": {"estimator": "given", "given": [0.77, 0.8, 0.79]}, "align": align},
         )
         run, method = made.run, made.method
         assert isinstance(method, IIBalance)
@@ -428,7 +426,9 @@ BUDGETS_ONLY = {"align": {"enabled": False}, "gate": {"enabled": False}}
 
 
 def estimated(splits: Splits, seed: int = 0, epochs: int = 15, **budget: Any) -> Budgets:
-    options = BUDGETS_ONLY | {"budget": ({"folds": 3} if budget.get("estimator") != "uniform" else {}) | budget}
+    options = BUDGETS_ONLY | {
+        "budget": ({"folds": 3} if budget.get("estimator") != "uniform" else {}) | budget
+    }
     made = trainer(
         configured(IIBalance, options), splits, seed=seed, epochs=epochs, batch_size=64, lr=0.05
     )
@@ -443,7 +443,7 @@ def plan_of(budgets: Budgets) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("accuracy", "difficulty"),
-    [([0.9, 0.6], [1, 1]), ([0.6, 0.9], [0, 2]), ([0.65, 0.4, 0.9], [0, 0, 2])],
+    [([0.9, 0.6], [1, 1]), ([0.6, 0.9], [0, 3]), ([0.65, 0.4, 0.9], [0, 0, 2])],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_budgets_rank_as_the_true_information(
@@ -462,20 +462,21 @@ def test_budgets_rank_as_the_true_information(
     assert budgets.tied == (budgets.modalities[int(np.argmax(truth))],)
 
 
-def test_the_better_modality_of_these_data_is_the_slower_to_learn() -> None:
-    """The premise of the ranking test above: early in training the order is the other one."""
-    splits = synthetic(0, accuracy=[0.6, 0.9], difficulty=[0, 2], train=400, test=1000)
-    accuracies = {}
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_better_modality_of_these_data_is_the_slower_to_learn(seed: int) -> None:
+    """The premise of the ranking test: after one epoch the better modality has reached a smaller
+    share of the accuracy that it ends with."""
+    splits = synthetic(seed, accuracy=[0.6, 0.9], difficulty=[0, 3], train=400, test=1000)
+    reached = {}
     for m in splits.modalities:
+        gained = []
         for epochs in (1, 15):
-            made = trainer(
-                configured(Unimodal, {"modality": m}), splits, epochs=epochs, batch_size=64, lr=0.01
-            )
+            method = configured(Unimodal, {"modality": m})
+            made = trainer(method, splits, seed=seed, epochs=epochs, batch_size=64, lr=0.05)
             logits = logits_of_test(made.fit(), splits)
-            right = (logits.argmax(dim=1) == splits.test.y).double().mean()
-            accuracies[m, epochs] = float(right)
-    assert accuracies["x1", 1] > accuracies["x2", 1]
-    assert accuracies["x1", 15] < accuracies["x2", 15]
+            gained.append(float((logits.argmax(dim=1) == splits.test.y).double().mean()) - 0.25)
+        reached[m] = gained[0] / gained[1]
+    assert reached["x2"] < 0.95 * reached["x1"]
 
 
 def test_pure_noise_gets_the_smallest_prior_and_an_interval_that_covers_zero() -> None:
@@ -540,7 +541,7 @@ def test_shapley_budgets_divide_what_all_modalities_tell_together() -> None:
 # -- switches --------------------------------------------------------------------------------------
 
 FAST = {"budget": {"estimator": "given", "given": [0.9, 0.2]}}
-"""Default options but for stage 0, which costs most. The budgets are wrong, so a gate has a gain."""
+"""Defaults but for stage 0, which costs most. The budgets are wrong, so that a gate has a gain."""
 
 SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     # name of spec -> (what differs: weights, predictions, or the budgets; options)
@@ -582,10 +583,8 @@ def fitted_with(options: dict[str, Any], splits: Splits, epochs: int = 4) -> Fit
     for name, value in options.items():
         group, _, leaf = name.rpartition(".")
         (nested.setdefault(group, {}) if group else nested)[leaf] = value
-    # A few distant budgets and 20 rows a batch, so that the gate sees enough to move.
-    return trainer(
-        configured(IIBalance, nested), splits, epochs=epochs, batch_size=20, lr=0.03
-    ).fit()
+    made = trainer(configured(IIBalance, nested), splits, epochs=epochs, batch_size=20, lr=0.03)
+    return made.fit()
 
 
 @pytest.fixture(scope="module")
@@ -598,16 +597,24 @@ def default_run(data: Splits) -> Fitted:
     return fitted_with({}, data)
 
 
+@pytest.fixture(scope="module")
+def without_gate(data: Splits) -> Fitted:
+    return fitted_with({"gate.enabled": False}, data)
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_changes_what_it_should(
-    switch: str, data: Splits, default_run: Fitted
+    switch: str, data: Splits, default_run: Fitted, without_gate: Fitted
 ) -> None:
     what, options = SWITCHES[switch]
-    fitted = fitted_with(options, data)
-    ours, default = fitted.run.network.state_dict(), default_run.run.network.state_dict()
-    same = all(torch.equal(ours[name], default[name]) for name in default)
+    of_training = not any(name.startswith("gate.") for name in options)
+    # The gate's cross-fitting takes most of the time, and is not what these switches are about.
+    fitted = fitted_with({"gate.enabled": False} | options if of_training else options, data)
+    default = without_gate if of_training else default_run
+    ours, theirs = fitted.run.network.state_dict(), default.run.network.state_dict()
+    same = all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert same == (what == "predictions"), "only switches of training change the weights"
-    assert not torch.equal(logits_of_test(fitted, data), logits_of_test(default_run, data))
+    assert not torch.equal(logits_of_test(fitted, data), logits_of_test(default, data))
 
 
 def test_every_option_is_tested_as_a_switch() -> None:
@@ -660,8 +667,10 @@ def test_held_out_share_is_kept_from_training(data: Splits) -> None:
 
 
 def test_strength_zero_trains_as_no_alignment_but_for_the_prototype_term(data: Splits) -> None:
-    off = fitted_with({"align.enabled": False}, data, epochs=2)
-    zero = fitted_with({"align.strength": 0.0, "align.prototype_weight": 0.0}, data, epochs=2)
+    options: dict[str, Any] = {"gate.enabled": False}
+    off = fitted_with(options | {"align.enabled": False}, data, epochs=2)
+    options |= {"align.strength": 0.0, "align.prototype_weight": 0.0}
+    zero = fitted_with(options, data, epochs=2)
     ours = zero.run.network.state_dict()
     for name, value in off.run.network.state_dict().items():
         assert torch.equal(ours[name], value), name
@@ -699,12 +708,12 @@ def test_a_gate_is_fitted_to_rows_its_networks_have_not_seen(data: Splits) -> No
         )
     )
     stages = {stage.name: stage for stage in method.stages(fitted.run)}
-    for name, held in held_of_stage.items():
+    for name, held_out in held_of_stage.items():
         rows = stages[name].rows
         assert rows is not None
-        assert not held & set(rows)
-        assert held | set(rows) == set(range(len(data.train)))
-    everyone = [row for held in held_of_stage.values() for row in held]
+        assert not held_out & set(rows)
+        assert held_out | set(rows) == set(range(len(data.train)))
+    everyone = [row for rows_of_fold in held_of_stage.values() for row in rows_of_fold]
     assert sorted(everyone) == list(range(len(data.train)))
     for part, (_, held) in zip(method.held_out, method.gate_folds, strict=True):
         assert torch.equal(part.get_buffer("y"), data.train.y[torch.as_tensor(held)])
@@ -773,11 +782,24 @@ def test_budgets_of_another_number_of_modalities_are_refused() -> None:
         )
 
 
-def test_two_groups_cannot_be_cross_fitted() -> None:
+def test_fewer_than_ten_groups_can_be_divided_once() -> None:
+    splits = make_splits(2)
+    splits.train.groups = np.array([f"speaker {i % 6}" for i in range(60)])
+    made = begun(IIBalance, splits, "sum", {"budget": {"folds": 1}})
+    assert isinstance(made.method, IIBalance)
+    assert made.method.estimator is not None
+    (fold,) = made.method.estimator.folds
+    owners = [set(splits.train.groups[rows]) for rows in (fold.fit, fold.calibrate, fold.measure)]
+    assert [len(names) for names in owners] == [4, 1, 1]
+    assert len(set().union(*owners)) == 6
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_two_groups_cannot_be_cross_fitted(folds: int) -> None:
     splits = make_splits(2)
     splits.train.groups = np.array(["left", "right"])[np.arange(60) % 2]
     with pytest.raises(RequestError, match="needs 3 groups") as caught:
-        begun(IIBalance, splits, "sum", {})
+        begun(IIBalance, splits, "sum", {"budget": {"folds": folds}})
     assert "\n" not in str(caught.value)
 
 

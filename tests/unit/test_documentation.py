@@ -18,7 +18,11 @@ from mmbench.registry import at_path, load_method, summary
 from mmbench.train.method import Method, MethodInfo
 from mmbench.train.trainer import Fitted, Trainer
 
-EXAMPLES = ("lagging", "halving")
+EXAMPLES = (
+    ("docs/adding-a-method.md", "lagging"),
+    ("docs/adding-a-method.md", "halving"),
+    ("README.md", "laggard"),
+)
 
 
 def blocks(page: Path) -> dict[str, str]:
@@ -29,8 +33,9 @@ def blocks(page: Path) -> dict[str, str]:
 
 @pytest.fixture(params=EXAMPLES)
 def example(request: pytest.FixtureRequest, tmp_path: Path, repository: Path) -> Path:
-    path = tmp_path / f"{request.param}.py"
-    path.write_text(blocks(repository / "docs" / "adding-a-method.md")[path.name])
+    page, name = request.param
+    path = tmp_path / f"{name}.py"
+    path.write_text(blocks(repository / page)[path.name])
     return path
 
 
@@ -50,9 +55,10 @@ def train(method: Method, modalities: int) -> Fitted:
     return Trainer(method, splits, spec, recipe, torch.device("cpu")).fit()
 
 
-def test_every_python_block_of_the_page_is_an_example_that_is_tested(repository: Path) -> None:
-    text = (repository / "docs" / "adding-a-method.md").read_text()
-    assert text.count("```python") == len(EXAMPLES)
+def test_every_python_block_of_the_pages_is_an_example_that_is_tested(repository: Path) -> None:
+    pages = {page for page, _ in EXAMPLES}
+    count = sum((repository / page).read_text().count("```python") for page in pages)
+    assert count == len(EXAMPLES)
 
 
 def test_an_example_describes_itself_and_checks_its_options(example: Path) -> None:
