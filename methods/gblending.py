@@ -90,9 +90,7 @@ class GBlending(Method):
             "of mode=given: w by modality and 'joint', 0 for those left out, divided by their sum. "
             "Published (audio, visual, joint): Kinetics .014 .630 .356, AudioSet .239 .384 .377",
         )
-        super_epoch: int = option(
-            10, "S of mode=online in epochs, 10 as in BalanceBenchmark", ge=1, search=[5, 10, 20]
-        )
+        super_epoch: int = option(10, "S of mode=online in epochs, 10 as in BalanceBenchmark", ge=1)
         holdout: float = holdout_option()
 
         @model_validator(mode="after")

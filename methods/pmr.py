@@ -112,7 +112,7 @@ class PMR(Method):
             self.class_means(m).update(torch.cat(parts), torch.cat(labels))
 
     def loss(self, run: Run, out: Output, batch: Batch) -> Tensor:
-        loss = functional.cross_entropy(out.logits, batch.y)
+        loss: Tensor = functional.cross_entropy(out.logits, batch.y)
         if not self.is_active(run):
             return loss
         logs = {m: self.class_means(m)(h).log_softmax(dim=1) for m, h in out.features.items()}

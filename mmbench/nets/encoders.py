@@ -40,8 +40,8 @@ class SmallCNN(nn.Module):
     """Three convolutions of stride 2 (16, 32, 64 channels; batch norm, ReLU) and a linear layer, 64
     wide, with ReLU, for tiny images and short spectrograms.
 
-    The linear layer reads every place of the last block: a global average in its stead lost six
-    points on noisy 28 x 28 digits, where it matters where a stroke is.
+    The linear layer reads every place of the last block: in pictures as small as a digit it matters
+    where a stroke is, which a global average would forget.
     """
 
     kinds = ("image", "spectrogram")
