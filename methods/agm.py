@@ -21,12 +21,18 @@ from math import factorial, log
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from mmbench.options import option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
-from mmbench.train.modulation import scale_gradients
+from mmbench.train.modulation import (
+    SCALE_WHERE_MEANING,
+    ScaleWhere,
+    note_undone_scaling,
+    scale,
+)
 from mmbench.train.run import Run
 
 SMALLEST_PROBABILITY = 1e-8
@@ -75,6 +81,7 @@ class AGM(Method):
             "what kappa_m scales: the gradient that enters phi_m, as released, or after a plain "
             "backward pass that of encoder m's parameters",
         )
+        scale_where: ScaleWhere = option("gradient", f"with apply=param, {SCALE_WHERE_MEANING}")
         clip_norm: float | None = option(
             1.0,
             "largest norm of the whole gradient in a step where an entry of the fusion's exceeds "
@@ -89,12 +96,19 @@ class AGM(Method):
             ge=0,
         )
 
+        @model_validator(mode="after")
+        def _settings_are_used(self) -> "AGM.Config":
+            if self.apply == "hook" and self.scale_where == "update":
+                raise ValueError("scale_where=update needs apply=param: a hook scales gradients")
+            return self
+
     mean_scores: Tensor
     steps: Tensor
     weights: Tensor
 
     def setup(self, run: Run) -> None:
         names = run.modalities
+        note_undone_scaling(run, self.config.scale_where)
         self.register_buffer("mean_scores", torch.zeros(len(names)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.coalitions = [
@@ -123,7 +137,7 @@ class AGM(Method):
         if is_modulated:
             if not by_hook:
                 for m, factor in zip(run.modalities, coefficients, strict=True):
-                    scale_gradients(run.encoder_params(m), factor)
+                    scale(run, run.encoder_params(m), factor, self.config.scale_where)
             self.clip(run)
         run.step()
         return loss

@@ -63,11 +63,14 @@ class BudgetOptions(Options):
     )
     given: list[float] | None = option(None, "budgets in [0, 1] in the order of the modalities")
     folds: int | None = option(
-        None, f"folds; none is 5 below {SMALL} training rows, else 1 (one 80/10/10 division)", ge=1
+        None,
+        f"folds of the cross-fitting of budgets and gate; none is 5 below {SMALL} training rows, "
+        "else 1 (one 80/10/10 division)",
+        ge=1,
     )
     prior: Literal["softmax", "power", "uniform"] = option("softmax", "how budgets become pi")
     temperature: float = option(1.0, "tau_pi of prior=softmax", gt=0, search=[0.25, 0.5, 1.0, 2.0])
-    exponent: float = option(1.0, "exponent of prior=power", gt=0, search=[0.5, 1.0, 2.0])
+    exponent: float = option(1.0, "exponent of prior=power", gt=0)
 
     @model_validator(mode="after")
     def _given_matches(self) -> "BudgetOptions":
@@ -75,8 +78,6 @@ class BudgetOptions(Options):
             raise ValueError("estimator=given and given=[...] belong together")
         if self.given is not None and not all(0 <= b <= 1 for b in self.given):
             raise ValueError("given budgets lie between 0 and 1")
-        if self.estimator in ("uniform", "given"):
-            refuse_unused(self, ["folds"], f"by estimator={self.estimator}")
         if self.prior != "softmax":
             refuse_unused(self, ["temperature"], f"by prior={self.prior}")
         if self.prior != "power":
@@ -146,7 +147,7 @@ class GateOptions(Options):
         0.1, "share of the training rows that fit_on=holdout holds out", gt=0, lt=1
     )
     pull: float = option(
-        0.1, "eta: weight of KL(mean gate || prior)", ge=0, search=[0.0, 0.03, 0.1, 0.3, 1.0]
+        0.1, "eta: weight of KL(mean weights || weights at the start, which are the prior)", ge=0, search=[0.0, 0.03, 0.1, 0.3, 1.0]
     )
     epochs: int = option(100, "largest number of epochs of its fit", ge=1)
 
@@ -209,11 +210,14 @@ class RelativeAlignment(nn.Module):
     own_losses: Tensor
 
     def __init__(
-        self, widths: dict[str, int], classes: int, options: AlignOptions, seed: int
+        self, widths: dict[str, int], y: Tensor, classes: int, options: AlignOptions, seed: int
     ) -> None:
+        """``y`` are the classes of the training rows, for the entropy of the class frequencies."""
         super().__init__()
         self.options = options
         self.classes = classes
+        counts = torch.bincount(y, minlength=classes).double()
+        self.entropy = float(torch.special.entr(counts / counts.sum()).sum())
         self.projections = nn.ModuleDict()
         for m, width in widths.items():
             with default_stream(seed, "projection", m):
@@ -227,7 +231,7 @@ class RelativeAlignment(nn.Module):
         self.prototypes = nn.ModuleDict(
             {m: Prototypes(classes, options.width, options.momentum) for m in widths}
         )
-        self.register_buffer("own_losses", torch.full((len(widths),), float(np.log(classes))))
+        self.register_buffer("own_losses", torch.full((len(widths),), self.entropy))
 
     def project(self, out: Output) -> dict[str, Tensor]:
         """Return ``v_m (B, width)``, unit rows."""
@@ -292,7 +296,7 @@ class RelativeAlignment(nn.Module):
                 level = (c.mean() / (c_anchor.mean() + 1e-8)).expand_as(c)
             case "info":
                 names = list(self.projections)
-                realised = 1 - self.own_losses / float(np.log(self.classes))
+                realised = 1 - self.own_losses / self.entropy
                 informed = realised.clamp(min=0)
                 level = informed[names.index(m)] / (informed[names.index(plan.anchor)] + 1e-8)
                 level = level.expand_as(c)
@@ -382,6 +386,7 @@ class IIBalance(Method):
             options.gate.uncertainty,
             options.gate.net,
             options.gate.calibration,
+            len(self.names),
             run.seed,
         )
         self.gate_is_fitted = False
@@ -442,7 +447,9 @@ class IIBalance(Method):
             nn.ModuleDict() if self.sums_own_heads else own_heads(widths, run.classes, run.seed)
         )
         self.alignment = (
-            RelativeAlignment(widths, run.classes, align, run.seed) if align.enabled else None
+            RelativeAlignment(widths, run.train.y, run.classes, align, run.seed)
+            if align.enabled
+            else None
         )
         self._projected: dict[str, Tensor] = {}
 
@@ -518,8 +525,9 @@ class IIBalance(Method):
             loss = loss + self.config.unimodal_weight * add(losses)
         if self.alignment is not None:
             self._projected = self.alignment.project(out)
-            strength = self._strength(run)
-            loss = loss + self.alignment(run, self.plan, strength, self._projected, batch.y)
+            if self.plan.aligned:
+                strength = self._strength(run)
+                loss = loss + self.alignment(run, self.plan, strength, self._projected, batch.y)
         return loss
 
     def _strength(self, run: Run) -> float:
@@ -613,6 +621,7 @@ class IIBalance(Method):
                 "beta": float(self.gate.entropy_weight.detach()),
                 "temperature": float(self.gate.temperature),
                 "gain_nats": self.gate_gain,
+                "mean_weight": dict(zip(self.names, self.gate.mean_weights.tolist(), strict=True)),
             },
         }
 

@@ -34,6 +34,8 @@ class Gate(nn.Module):
     """Weights ``(B, M)`` that sum to M, from a log prior ``(M,)`` and summaries ``(B, M, 3)``."""
 
     temperature: Tensor
+    mean_weights: Tensor
+    """Mean over the rows it was fitted to, as shares ``(M,)``; equal before that."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Gate(nn.Module):
         uses_uncertainty: bool,
         uses_net: bool,
         uses_temperature: bool,
+        modalities: int,
         *key: Key,
     ) -> None:
         super().__init__()
@@ -49,6 +52,7 @@ class Gate(nn.Module):
         self.entropy_weight = nn.Parameter(torch.tensor(0.0), requires_grad=uses_uncertainty)
         self.uses_temperature = uses_temperature
         self.register_buffer("temperature", torch.tensor(1.0))
+        self.register_buffer("mean_weights", torch.full((modalities,), 1 / modalities))
         last = linear(HIDDEN, 1, *key, "gate", 2)
         nn.init.zeros_(last.weight)
         self.net = nn.Sequential(linear(SUMMARY, HIDDEN, *key, "gate", 1), nn.ReLU(), last)
@@ -137,7 +141,7 @@ def fit_gate(
     gained on that fifth, in nats.
     """
     rows = _HeldOutRows(gate, held_out, log_prior)
-    rows.fit_temperature()
+    rows.measure()
     learned = [p for p in gate.parameters() if p.requires_grad]
     if not learned:
         return 0.0
@@ -172,7 +176,7 @@ def fit_gate(
             break
     optimizer.zero_grad(set_to_none=True)  # or the next optimiser that holds them would use them
     gate.load_state_dict(kept)
-    rows.fit_temperature()
+    rows.measure()
     return first - best
 
 
@@ -200,11 +204,13 @@ class _HeldOutRows:
         return torch.cat(logits), torch.cat(weights), torch.cat(labels)
 
     @torch.no_grad()
-    def fit_temperature(self) -> None:
-        """Set the gate's temperature to what is best for all rows, if it has one."""
+    def measure(self) -> None:
+        """Set the gate's mean weights, and its temperature to what is best for all rows, if it
+        has one."""
+        everything = torch.arange(len(self), device=self.log_prior.device)
+        logits, weights, labels = self.predict(everything)
+        self.gate.mean_weights.copy_(weights.mean(dim=0) / len(self.log_prior))
         if self.gate.uses_temperature:
-            everything = torch.arange(len(self), device=self.log_prior.device)
-            logits, _, labels = self.predict(everything)
             self.gate.temperature.fill_(fit_temperature(logits, labels))
 
 

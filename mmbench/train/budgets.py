@@ -157,8 +157,9 @@ class Fold:
 class BudgetEstimator(nn.Module):
     """Cross-fitted predictors for subsets of modalities, and the budgets that follow from them.
 
-    Every fold and subset is a stage of its own: a fresh network (the encoders of the run, own
-    heads summed) fitted on ``fit``, kept where the loss on ``calibrate`` is lowest, its temperature
+    Every fold and subset is a stage of its own: a fresh network (the run's encoders, a linear head,
+    and the run's fusion for more than one modality, so that what an additive fusion cannot use does
+    not count as known) fitted on ``fit``, kept where the loss on ``calibrate`` is lowest, its temperature
     set there, and its losses taken on ``measure``. Validation and test rows play no part.
     """
 
@@ -232,7 +233,7 @@ class BudgetEstimator(nn.Module):
                 self.epochs,
                 rows=self.folds[k].fit,
                 modalities=self.subsets[i],
-                fusion="sum",
+                fusion="sum" if len(self.subsets[i]) == 1 else None,
                 fresh=True,
                 select="last" if self.in_sample else "rows",
                 select_rows=None if self.in_sample else self.folds[k].calibrate,

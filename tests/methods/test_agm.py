@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.methods.double import (
     Gradients,
     assert_close,
     case,
+    encode_in_double,
     gradients_of,
     named_parameters,
     output,
@@ -269,6 +271,36 @@ def test_padded_passes_leave_batch_norm_and_the_mode_alone() -> None:
 def test_an_option_out_of_range_is_named(option: str, value: object) -> None:
     with pytest.raises(RequestError, match=f"option '{option}' of agm"):
         configured(AGM, {option: value})
+
+
+def test_a_hook_cannot_scale_updates() -> None:
+    with pytest.raises(RequestError, match="scale_where=update needs apply=param"):
+        configured(AGM, {"scale_where": "update"})
+
+
+def test_a_scaled_update_is_the_plain_one_times_the_coefficient() -> None:
+    of = case(AGM, 2, 2, apply="param", scale_where="update", clip_norm=None)
+    plain = case(Joint, 2, 2)
+    batch = of.batch()
+    factors = slow_coefficients(slow_scores(slow_parts(of.network(), batch), batch), [], 1.0, 10.0)
+    moved = []
+    for one in (of, plain):
+        before = {name: p.detach().clone() for name, p in one.run.network.named_parameters()}
+        one.run.optimizer = torch.optim.AdamW(one.run.network.parameters(), lr=0.01)
+        with patch.object(Network, "encode", encode_in_double):
+            one.method.train_step(one.run, batch)
+        after = dict(one.run.network.named_parameters())
+        moved.append({name: (after[name] - old).detach() for name, old in before.items()})
+    for name, step in moved[1].items():
+        factor = factors[name.split(".")[1]] if name.startswith("encoders.") else 1.0
+        torch.testing.assert_close(moved[0][name], factor * step, rtol=1e-6, atol=1e-12)
+
+
+def test_an_optimiser_that_undoes_the_scaling_is_noted() -> None:
+    for optimizer, noted in (("adamw", True), ("sgd", False)):
+        made = trainer(configured(AGM), make_splits(2), optimizer=optimizer)
+        made.method.setup(made.run)
+        assert bool(made.run.notes) == noted
 
 
 def test_a_single_modality_is_refused_before_training() -> None:

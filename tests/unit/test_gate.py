@@ -31,7 +31,7 @@ def made_gate(
     net: bool = True,
     temperature: bool = True,
 ) -> Gate:
-    return Gate(start, prior, uncertainty, net, temperature, 0)
+    return Gate(start, prior, uncertainty, net, temperature, 2, 0)
 
 
 def last_layer(gate: Gate) -> nn.Linear:
