@@ -113,8 +113,7 @@ class MSES(Method):
     def modulate(self, run: Run, out: Output, batch: Batch) -> None:
         if not self.config.hard_freeze:
             for m in self.stopped:
-                branch = [*run.encoder_params(m), *run.own_head(m).parameters()]
-                scale_gradients(branch, 0.0)
+                scale_gradients(run.branch_params(m), 0.0)
 
     # -- when to stop --------------------------------------------------------------------------
 

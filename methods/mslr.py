@@ -152,8 +152,7 @@ class MSLR(Method):
             return
         for m in run.modalities:
             if (factor := self.factors[m] * self.ratios[m]) != 1:
-                branch = [*run.encoder_params(m), *run.own_head(m).parameters()]
-                scale(run, branch, factor, self.config.scale_where)
+                scale(run, run.branch_params(m), factor, self.config.scale_where)
 
     def on_epoch_end(self, run: Run) -> None:
         if not self.is_dynamic:

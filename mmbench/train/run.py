@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ class Run:
         self.stage_is_over = False
         self._logged: dict[str, tuple[Tensor, int]] = {}
         self._frozen: list[nn.Module] = []
+        self._params: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
         self._scaled: list[tuple[list[nn.Parameter], list[Tensor], Tensor | float]] = []
 
     @property
@@ -164,7 +166,18 @@ class Run:
 
     def encoder_params(self, modality: str) -> list[nn.Parameter]:
         """Return the parameters of one modality's encoder."""
-        return list(self.network.encoders[modality].parameters())
+        return self._params_of(self.network.encoders[modality])
+
+    def branch_params(self, modality: str) -> list[nn.Parameter]:
+        """Return the parameters of one modality's encoder and of its :meth:`own_head`."""
+        return self.encoder_params(modality) + self._params_of(self.own_head(modality))
+
+    def _params_of(self, module: nn.Module) -> list[nn.Parameter]:
+        """Return a module's parameters. Walking through modules takes as long as scaling their
+        gradients, and methods ask at every step; so each module is walked through once."""
+        if module not in self._params:
+            self._params[module] = list(module.parameters())
+        return self._params[module].copy()
 
     def head_params(self) -> list[nn.Parameter]:
         """Return the parameters of the fusion, its classifier included."""
