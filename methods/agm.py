@@ -50,7 +50,7 @@ class AGM(Method):
         summary="scales the gradient of each modality's Shapley share of the logits by how far it "
         "is ahead of its own past",
         acts="in the backward pass, in a window of epochs",
-        cost="3 forwards (one of them of a single row), 1 backward, 2^M - 2 more of the fusion",
+        cost="3 forwards (one of them of a single row), 1 backward; the fusion for 2^M - 1 sets",
         authors="H. Li, X. Li, P. Hu, Y. Lei, C. Li, Y. Zhou",
         venue="ICCV",
         year=2023,
@@ -105,17 +105,21 @@ class AGM(Method):
     mean_scores: Tensor
     steps: Tensor
     weights: Tensor
+    """Of each ``F(S)`` in each ``phi_m``, ``(M, 2^M - 1)``; F(N) is the last."""
+    members: Tensor
+    """Who is in S, ``(2^M - 2, M)``."""
 
     def setup(self, run: Run) -> None:
         names = run.modalities
         note_undone_scaling(run, self.config.scale_where)
         self.register_buffer("mean_scores", torch.zeros(len(names)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.coalitions = [
-            coalition for size in range(1, len(names)) for coalition in combinations(names, size)
-        ]
-        weights = shapley_weights(names, [*self.coalitions, names])
+        sizes = range(1, len(names) + 1)
+        coalitions = [coalition for size in sizes for coalition in combinations(names, size)]
+        weights = shapley_weights(names, coalitions)
         self.register_buffer("weights", weights, persistent=False)
+        members = torch.tensor([[m in coalition for m in names] for coalition in coalitions[:-1]])
+        self.register_buffer("members", members, persistent=False)
 
     def train_step(self, run: Run, batch: Batch) -> Tensor:
         if self.config.alpha == 0 or run.epoch > self.last_epoch(run):
@@ -154,15 +158,14 @@ class AGM(Method):
         run.network.eval()
         seen = run.net(batch).features
         blank = run.net(Batch(zeros, batch.y[:1], batch.rows[:1])).features
-        values = [
-            run.network.fuse(
-                {m: h if m in coalition else blank[m].expand_as(h) for m, h in seen.items()}
-            ).logits
-            for coalition in self.coalitions
-        ]
+        padded = {
+            m: torch.where(self.members[:, i].view(-1, 1, 1), h, blank[m]).flatten(0, 1)
+            for i, (m, h) in enumerate(seen.items())
+        }
+        values = run.network.fuse(padded).logits.view(len(self.members), *out.logits.shape)
         run.network.train(was_training)
-        stacked = torch.stack([*values, out.logits])
-        return torch.einsum("ms,sbc->mbc", self.weights.to(stacked.dtype), stacked)
+        values = torch.cat([values, out.logits.unsqueeze(0)])
+        return torch.einsum("ms,sbc->mbc", self.weights.to(values.dtype), values)
 
     @torch.no_grad()
     def coefficients(self, run: Run, parts: Tensor, y: Tensor) -> Tensor:

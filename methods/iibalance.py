@@ -147,7 +147,10 @@ class GateOptions(Options):
         0.1, "share of the training rows that fit_on=holdout holds out", gt=0, lt=1
     )
     pull: float = option(
-        0.1, "eta: weight of KL(mean weights || weights at the start, which are the prior)", ge=0, search=[0.0, 0.03, 0.1, 0.3, 1.0]
+        0.1,
+        "eta: weight of KL(mean weights || weights at the start, which are the prior)",
+        ge=0,
+        search=[0.0, 0.03, 0.1, 0.3, 1.0],
     )
     epochs: int = option(100, "largest number of epochs of its fit", ge=1)
 

@@ -79,61 +79,58 @@ class MMPareto(Method):
             {m: functional.cross_entropy(u, batch.y) for m, u in self.own_logits(run, out).items()}
         )
         run.backward(fused, retain_graph=True)
-        multimodal = {m: take_gradients(run.encoder_params(m)) for m in run.modalities}
+        multimodal = {m: take_gradient(run.encoder_params(m)) for m in run.modalities}
         run.backward(own)
         with torch.no_grad():
             for m, of_fused in multimodal.items():
                 parameters = run.encoder_params(m)
-                of_own = take_gradients(parameters)
-                weight = multimodal_weight(
-                    dot(of_fused, of_fused), dot(of_fused, of_own), dot(of_own, of_own)
-                )
-                run.log(f"conflict.{m}", (dot(of_fused, of_own) <= 0).float())
+                of_own = take_gradient(parameters)
+                weight = multimodal_weight(of_fused, of_own)
                 run.log(f"multimodal_weight.{m}", weight)
-                for p, g in zip(parameters, self.integrate(of_fused, of_own, weight), strict=True):
-                    p.grad = g
+                run.log(f"conflict.{m}", (of_fused @ of_own <= 0).float())
+                sizes = [p.numel() for p in parameters]
+                pieces = torch.split(self.integrate(of_fused, of_own, weight, sizes), sizes)
+                for p, piece in zip(parameters, pieces, strict=True):
+                    p.grad = piece.view_as(p)
         run.step()
         return (fused + own).detach()
 
     def integrate(
-        self, of_fused: list[Tensor], of_own: list[Tensor], weight: Tensor
-    ) -> list[Tensor]:
-        """Return ``g`` for the parameters of an encoder from G, U and a."""
-        combined = [
-            2 * weight * g + 2 * (1 - weight) * u for g, u in zip(of_fused, of_own, strict=True)
-        ]
-        sums = [g + u for g, u in zip(of_fused, of_own, strict=True)]
-        sizes, plain = norms(combined), norms(sums)
+        self, of_fused: Tensor, of_own: Tensor, weight: Tensor, sizes: list[int]
+    ) -> Tensor:
+        """Return ``g`` of an encoder from G, U and a; ``sizes`` are those of its tensors."""
+        combined = 2 * weight * of_fused + 2 * (1 - weight) * of_own
+        plain = of_fused + of_own
+        gamma: float = self.config.gamma
         if self.config.rescale == "encoder":
-            sizes, plain = sizes.norm().expand_as(sizes), plain.norm().expand_as(plain)
-        factors = self.config.gamma * (plain / sizes.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
-        return [factor * n for factor, n in zip(factors, combined, strict=True)]
+            return gamma * lengthened(combined, plain)
+        pieces = zip(torch.split(combined, sizes), torch.split(plain, sizes), strict=True)
+        return gamma * torch.cat([lengthened(n, whole) for n, whole in pieces])
 
     def own_logits(self, run: Run, out: Output) -> dict[str, Tensor]:
         return {m: self.heads[m](h) for m, h in out.features.items()}
 
 
-def multimodal_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
-    """Return ``a`` from the products G.G, G.U and U.U."""
+def multimodal_weight(of_fused: Tensor, of_own: Tensor) -> Tensor:
+    """Return ``a`` from the vectors G and U."""
+    gg, gu, uu = of_fused @ of_fused, of_fused @ of_own, of_own @ of_own
     inside = (uu - gu) / (gg + uu - 2 * gu)
     at_end = torch.where(gu >= uu, 1 - NEARLY_ALL, inside)
     minimum = torch.where(gu >= gg, NEARLY_ALL, at_end)
     return torch.where(gu > 0, 0.5, minimum)
 
 
-def take_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """Return the gradients, zero where there is none, and clear them."""
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+def lengthened(n: Tensor, whole: Tensor) -> Tensor:
+    """Return ``n``, made as long as ``whole`` if it is shorter."""
+    size, wanted = torch.linalg.vector_norm(n), torch.linalg.vector_norm(whole)
+    return n * (wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
+
+
+def take_gradient(parameters: list[nn.Parameter]) -> Tensor:
+    """Return the gradient as one vector, zero where there is none, and clear it."""
+    gradient = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    )
     for p in parameters:
         p.grad = None
-    return gradients
-
-
-def dot(first: list[Tensor], second: list[Tensor]) -> Tensor:
-    """Return the inner product over all tensors."""
-    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
-
-
-def norms(tensors: list[Tensor]) -> Tensor:
-    """Return the Euclidean norm of each tensor, ``(K,)``."""
-    return torch.stack(torch._foreach_norm(tensors))
+    return gradient

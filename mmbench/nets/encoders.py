@@ -37,7 +37,7 @@ class MLP(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Three convolutions (16, 32, 64 channels), each followed by halving max pooling, batch norm and
+    """Three convolutions (16, 32, 64 channels), each with halving max pooling, batch norm and
     ReLU, and a linear layer, 64 wide, with ReLU, for tiny images and short spectrograms.
 
     The linear layer reads every place of the last block: in pictures as small as a digit it matters

@@ -172,6 +172,8 @@ def make_trainer(
     checkpointer: Checkpointer | None = None,
     select: str = "best-val",
     splits: Splits | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> Trainer:
     """Return a trainer on small data; a method with variants takes its first."""
     data = splits or make_splits(count)
@@ -182,8 +184,10 @@ def make_trainer(
     recipe = Recipe.model_validate(
         {"epochs": EPOCHS, "batch_size": 16, "lr": 0.01, "select": select}
     )
-    cpu = torch.device("cpu")
-    return Trainer(method(config), data, spec, recipe, cpu, checkpointer=checkpointer)
+    place = torch.device(device)
+    return Trainer(
+        method(config), data.to(place), spec, recipe, place, precision, checkpointer=checkpointer
+    )
 
 
 def final_state(fitted: Fitted) -> dict[str, Tensor]:

@@ -159,8 +159,9 @@ class BudgetEstimator(nn.Module):
 
     Every fold and subset is a stage of its own: a fresh network (the run's encoders, a linear head,
     and the run's fusion for more than one modality, so that what an additive fusion cannot use does
-    not count as known) fitted on ``fit``, kept where the loss on ``calibrate`` is lowest, its temperature
-    set there, and its losses taken on ``measure``. Validation and test rows play no part.
+    not count as known) fitted on ``fit``, kept where the loss on ``calibrate`` is lowest, its
+    temperature set there, and its losses taken on ``measure``. Validation and test rows play no
+    part.
     """
 
     losses: Tensor
