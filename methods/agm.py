@@ -106,8 +106,6 @@ class AGM(Method):
     steps: Tensor
     weights: Tensor
     """Of each ``F(S)`` in each ``phi_m``, ``(M, 2^M - 1)``; F(N) is the last."""
-    members: Tensor
-    """Who is in S, ``(2^M - 2, M)``."""
 
     def setup(self, run: Run) -> None:
         names = run.modalities
@@ -115,23 +113,21 @@ class AGM(Method):
         self.register_buffer("mean_scores", torch.zeros(len(names)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         sizes = range(1, len(names) + 1)
-        coalitions = [coalition for size in sizes for coalition in combinations(names, size)]
-        weights = shapley_weights(names, coalitions)
+        self.coalitions = [members for size in sizes for members in combinations(names, size)]
+        weights = shapley_weights(names, self.coalitions)
         self.register_buffer("weights", weights, persistent=False)
-        members = torch.tensor([[m in coalition for m in names] for coalition in coalitions[:-1]])
-        self.register_buffer("members", members, persistent=False)
 
     def train_step(self, run: Run, batch: Batch) -> Tensor:
         if self.config.alpha == 0 or run.epoch > self.last_epoch(run):
             return super().train_step(run, batch)
         out = run.net(batch)
-        by_hook = self.config.apply == "hook"
+        is_modulated = run.epoch >= self.config.first_epoch
+        by_hook = is_modulated and self.config.apply == "hook"
         with torch.set_grad_enabled(by_hook):
             parts = self.mono_modal_logits(run, out, batch)
         coefficients = self.coefficients(run, parts.detach(), batch.y)
-        is_modulated = run.epoch >= self.config.first_epoch
         logits = out.logits
-        if by_hook and is_modulated:
+        if by_hook:
             parts.register_hook(  # type: ignore[no-untyped-call]
                 lambda gradient: gradient * coefficients.view(-1, 1, 1)
             )
@@ -158,14 +154,15 @@ class AGM(Method):
         run.network.eval()
         seen = run.net(batch).features
         blank = run.net(Batch(zeros, batch.y[:1], batch.rows[:1])).features
-        padded = {
-            m: torch.where(self.members[:, i].view(-1, 1, 1), h, blank[m]).flatten(0, 1)
-            for i, (m, h) in enumerate(seen.items())
-        }
-        values = run.network.fuse(padded).logits.view(len(self.members), *out.logits.shape)
+        values = [
+            run.network.fuse(
+                {m: h if m in coalition else blank[m].expand_as(h) for m, h in seen.items()}
+            ).logits
+            for coalition in self.coalitions[:-1]
+        ]
         run.network.train(was_training)
-        values = torch.cat([values, out.logits.unsqueeze(0)])
-        return torch.einsum("ms,sbc->mbc", self.weights.to(values.dtype), values)
+        stacked = torch.stack([*values, out.logits])
+        return torch.einsum("ms,sbc->mbc", self.weights.to(stacked.dtype), stacked)
 
     @torch.no_grad()
     def coefficients(self, run: Run, parts: Tensor, y: Tensor) -> Tensor:

@@ -35,19 +35,22 @@ from mmbench.train.run import Run
 
 JOINT = "joint"
 """Name of the branch of the fused logits."""
-EPSILON = 1e-8
+FAINT = 0.01
+"""Below this weight of the fused logits the results bear a note."""
 
 Losses = tuple[float, float]
 """Mean loss on rows learned from, and on rows held out."""
 
 
-def blend_weights(start: Mapping[str, Losses], end: Mapping[str, Losses]) -> dict[str, float]:
+def blend_weights(
+    start: Mapping[str, Losses], end: Mapping[str, Losses], epsilon: float
+) -> dict[str, float]:
     """Return ``w_k`` for losses at both checkpoints; equal ones where no branch has moved."""
     ratios = {}
     for k, (train, held) in start.items():
         train_end, held_end = end[k]
         gained, overfit = held - held_end, (held_end - train_end) - (held - train)
-        ratios[k] = abs(gained) / (overfit**2 + EPSILON)
+        ratios[k] = abs(gained) / (overfit**2 + epsilon)
     total = sum(ratios.values())
     return {k: ratio / total if total > 0 else 1 / len(ratios) for k, ratio in ratios.items()}
 
@@ -91,6 +94,13 @@ class GBlending(Method):
             "Published (audio, visual, joint): Kinetics .014 .630 .356, AudioSet .239 .384 .377",
         )
         super_epoch: int = option(10, "S of mode=online in epochs, 10 as in BalanceBenchmark", ge=1)
+        epsilon: float = option(
+            1e-8,
+            "eps in squared nats; a larger one keeps a branch that happens not to overfit from "
+            "taking all the weight",
+            gt=0,
+            search=[1e-8, 1e-4, 1e-2],
+        )
         holdout: float = holdout_option()
 
         @model_validator(mode="after")
@@ -103,7 +113,7 @@ class GBlending(Method):
             if self.mode != "online":
                 refuse_unused(self, ["super_epoch"], f"by mode={self.mode}")
             if self.mode == "given":
-                refuse_unused(self, ["holdout"], "by mode=given")
+                refuse_unused(self, ["holdout", "epsilon"], "by mode=given")
             return self
 
     def setup(self, run: Run) -> None:
@@ -151,7 +161,7 @@ class GBlending(Method):
         if run.stage.name in self.alone:
             self.end[self.alone[run.stage.name]] = self._measure(run, JOINT, self.heads)
             if len(self.end) == len(self.branches):
-                self.weights = blend_weights(self.start, self.end)
+                self.weights = blend_weights(self.start, self.end, self.config.epsilon)
 
     # -- online: each branch a super-epoch ahead, on a copy ------------------------------------
 
@@ -159,10 +169,17 @@ class GBlending(Method):
         if self.config.mode == "online" and run.epoch % self.config.super_epoch == 0:
             self.start = {k: self._measure(run, k, self.heads) for k in self.branches}
             self.end = {k: self._ahead(run, k) for k in self.branches}
-            self.weights = blend_weights(self.start, self.end)
-        if run.stage.name not in self.alone:
-            for k, weight in self.weights.items():
-                run.log(f"weight.{k}", weight)
+            self.weights = blend_weights(self.start, self.end, self.config.epsilon)
+        if run.stage.name in self.alone:
+            return
+        for k, weight in self.weights.items():
+            run.log(f"weight.{k}", weight)
+        if self.weights[JOINT] < FAINT:
+            run.note(
+                f"gblending gave the fused logits, which predict, less than {FAINT:g} of the loss "
+                "in at least one run, so that they hardly learn: a larger -o epsilon or -o holdout "
+                "evens the weights out"
+            )
 
     def _ahead(self, run: Run, k: str) -> Losses:
         """Return the losses of branch k after it alone has learned for a super-epoch."""

@@ -46,9 +46,9 @@ class MMPareto(Method):
         year=2024,
         arxiv="2405.17730",
         departures=(
-            "The norms in g are over a whole encoder, as in the paper; the released code takes "
-            "those of each parameter tensor, which can turn g against one of the losses "
-            "(rescale=tensor repeats it).",
+            "The norms in g are over a whole encoder, as in the paper as far as known here; the "
+            "released code takes those of each parameter tensor, which can turn g against one of "
+            "the losses (rescale=tensor repeats it).",
             "Two backward passes for any number of modalities in place of M + 2: an own loss "
             "reaches no other encoder, and the summed gradient is the sum of those at hand.",
             "The released schedule is built and never stepped, so its learning rate is constant; "
@@ -123,7 +123,8 @@ def multimodal_weight(of_fused: Tensor, of_own: Tensor) -> Tensor:
 def lengthened(n: Tensor, whole: Tensor) -> Tensor:
     """Return ``n``, made as long as ``whole`` if it is shorter."""
     size, wanted = torch.linalg.vector_norm(n), torch.linalg.vector_norm(whole)
-    return n * (wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
+    longer: Tensor = (wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
+    return n * longer
 
 
 def take_gradient(parameters: list[nn.Parameter]) -> Tensor:

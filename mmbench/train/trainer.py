@@ -272,6 +272,7 @@ class Trainer:
                 "counts": run.counts.as_dict(),
                 "seconds": self.seconds,
                 "selected": self.selected,
+                "notes": run.notes,
             }
         )
         self._saved_at = time.monotonic()
@@ -283,6 +284,8 @@ class Trainer:
             self.history = list(state["history"])
             self.seconds = dict(state["seconds"])
             self.selected = dict(state["selected"])
+            for note in state["notes"]:
+                self.run.note(note)
             self.run.counts = Counts(**state["counts"])
             number, epochs = int(state["stage"]), int(state["epoch"])
             if number > len(stages) or epochs >= (stages[number].epochs if epochs else 1):

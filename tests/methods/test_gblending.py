@@ -92,7 +92,7 @@ def test_weights_are_those_of_the_formula(seed: int, count: int) -> None:
         before = start[k][1] - start[k][0]
         after = end[k][1] - end[k][0]
         ratios.append(abs(start[k][1] - end[k][1]) / ((after - before) ** 2 + 1e-8))
-    got = blend_weights(start, end)
+    got = blend_weights(start, end, 1e-8)
     assert sum(got.values()) == pytest.approx(1, rel=1e-12)
     for k, ratio in zip(names, ratios, strict=True):
         assert got[k] == pytest.approx(ratio / sum(ratios), rel=1e-9)
@@ -101,13 +101,31 @@ def test_weights_are_those_of_the_formula(seed: int, count: int) -> None:
 def test_a_branch_that_overfits_twice_as_much_counts_a_quarter() -> None:
     start: dict[str, Losses] = {"a": (2.0, 2.0), "b": (2.0, 2.0)}
     end: dict[str, Losses] = {"a": (0.8, 1.0), "b": (0.6, 1.0)}
-    got = blend_weights(start, end)
+    got = blend_weights(start, end, 1e-8)
     assert got["a"] / got["b"] == pytest.approx(4, rel=1e-5)
 
 
 def test_branches_that_have_not_moved_share_alike() -> None:
     still: dict[str, Losses] = {"a": (1.0, 1.0), "b": (0.5, 0.7), "c": (0.1, 2.0)}
-    assert blend_weights(still, still) == {k: pytest.approx(1 / 3) for k in still}
+    assert blend_weights(still, still, 1e-8) == {k: pytest.approx(1 / 3) for k in still}
+
+
+def test_epsilon_limits_what_a_branch_gets_that_does_not_overfit() -> None:
+    start: dict[str, Losses] = {"a": (2.0, 2.0), "b": (2.0, 2.0)}
+    end: dict[str, Losses] = {"a": (1.0, 1.0), "b": (0.9, 1.0)}
+    assert blend_weights(start, end, 1e-8)["a"] > 0.999999
+    assert blend_weights(start, end, 0.01)["a"] == pytest.approx(2 / 3)
+
+
+def test_a_note_says_when_the_fused_logits_hardly_learn() -> None:
+    notes = []
+    for weight in (0.001, 0.5):
+        weights = {"joint": weight, "view1": 1 - weight}
+        method = configured(GBlending, {"mode": "given", "weights": weights})
+        notes.append(trainer(method, make_splits(2), fusion="concat").fit().run.notes)
+    (note,) = notes[0]
+    assert "fused logits" in note
+    assert notes[1] == []
 
 
 class Twice(GBlending):
@@ -182,7 +200,7 @@ def test_branches_are_the_controls_trained_on_the_kept_rows(mode: str, fusion: s
                 made.fit()
             for rows, loss in zip((blended.kept, blended.held), losses, strict=True):
                 assert loss == pytest.approx(slow_loss(made.method, made.run, rows), rel=1e-4)
-    assert blended.weights == blend_weights(blended.start, blended.end)
+    assert blended.weights == blend_weights(blended.start, blended.end, 1e-8)
 
 
 def test_weights_are_estimated_on_rows_that_branches_do_not_learn_from() -> None:

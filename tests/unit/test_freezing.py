@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mmbench.methods.ogm_ge import OGMGE
 from mmbench.nets.network import NetworkSpec, Output
 from mmbench.options import Options
 from mmbench.testing import contract
+from mmbench.train.checkpoint import Checkpointer
 from mmbench.train.method import Method, MethodInfo
 from mmbench.train.run import Run
 from mmbench.train.trainer import Fitted, Trainer
@@ -156,6 +158,24 @@ def test_a_stage_that_ends_early_is_as_long_as_it_says_and_resumes() -> None:
     for name, value in once.run.network.state_dict().items():
         assert torch.equal(fitted.run.network.state_dict()[name], value), name
     contract.check_resumes(Ending, 2)
+
+
+class Noting(Method):
+    """Joint training with something to say in its first epoch."""
+
+    info = MethodInfo("test", "control", "", "", "")
+
+    def on_epoch_start(self, run: Run) -> None:
+        if run.epoch == 0:
+            run.note("something happened")
+
+
+def test_notes_outlast_a_resume(tmp_path: Path) -> None:
+    splits = contract.make_splits(2)
+    keeper = Checkpointer(tmp_path, seconds=0)
+    for _ in range(2):  # the second time all is done already
+        made = contract.make_trainer(Noting, 2, "concat", checkpointer=keeper, splits=splits)
+        assert made.fit().run.notes == ["something happened"]
 
 
 # -- scaling updates -------------------------------------------------------------------------------
