@@ -62,8 +62,9 @@ class SmallCNN(nn.Module):
         height, width = (-(-size // 8) for size in modality.shape[1:])  # halved thrice, rounding up
         flat = channels * height * width
         layers += [nn.Flatten(), nn.Linear(flat, self.width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
         # Channels last halves the time of a step on a CPU.
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))
