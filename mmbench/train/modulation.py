@@ -28,18 +28,18 @@ SCALE_WHERE_MEANING = (
 )
 
 
-def confidence_ratios(logits: Mapping[str, Tensor], y: Tensor) -> dict[str, Tensor]:
-    """Return ``rho_m = s_m / mean_(j != m) s_j`` as 0-d tensors, where ``s_m`` is the sum over the
-    batch of the true class's probability under modality m's logits ``(B, C)``.
+def confidence_ratios(logits: Mapping[str, Tensor], y: Tensor) -> Tensor:
+    """Return ``rho_m = s_m / mean_(j != m) s_j``, ``(M,)`` in the order of the modalities, where
+    ``s_m`` is the sum over the batch of the true class's probability under modality m's logits
+    ``(B, C)``.
 
     For two modalities this is the ratio of OGM-GE (Peng et al., CVPR 2022, eq. 8); for more, each
     modality is compared with the mean of the others.
     """
-    scores = torch.stack(
-        [z.detach().softmax(dim=1).gather(1, y.unsqueeze(1)).sum() for z in logits.values()]
-    )
-    others = (scores.sum() - scores) / (len(scores) - 1)
-    return dict(zip(logits, (scores / others).unbind(), strict=True))
+    probability = torch.stack([z.detach() for z in logits.values()]).softmax(dim=2)
+    true_class = y.view(1, -1, 1).expand(len(logits), -1, 1)
+    scores = probability.gather(2, true_class).sum(dim=(1, 2))
+    return scores * (len(scores) - 1) / (scores.sum() - scores)
 
 
 def scoped_parameters(run: Run, modality: str, scope: Scope) -> list[nn.Parameter]:

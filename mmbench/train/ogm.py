@@ -63,8 +63,9 @@ class GradientModulation(Method):
             return
         with torch.no_grad():
             ratios = confidence_ratios(out.parts, batch.y)
-            for m, ratio in ratios.items():
-                factor = torch.where(ratio > 1, 1 - torch.tanh(self.config.alpha * ratio), 1.0)
+            slowed = 1 - torch.tanh(self.config.alpha * ratios)
+            factors = torch.where(ratios > 1, slowed, 1.0).unbind()
+            for m, factor in zip(out.parts, factors, strict=True):
                 run.log(f"coefficient.{m}", factor)
                 self.edit(run, scoped_parameters(run, m, self.config.scope), factor)
 

@@ -70,7 +70,7 @@ class Run:
         self.notes: list[str] = []
         """What has to stand beside the results; see :meth:`note`."""
         self.stage_is_over = False
-        self._logged: dict[str, tuple[Tensor, int]] = {}
+        self._logged: dict[str, tuple[Tensor | float, int]] = {}
         self._frozen: list[nn.Module] = []
         self._params: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
         self._scaled: list[tuple[list[nn.Parameter], list[Tensor], Tensor | float]] = []
@@ -150,7 +150,7 @@ class Run:
 
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a number; the history gets its mean over the epoch. Tensors are not waited for."""
-        number = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+        number = value.detach() if isinstance(value, Tensor) else float(value)
         if (logged := self._logged.get(name)) is not None:
             self._logged[name] = (logged[0] + number, logged[1] + 1)
         else:
