@@ -287,6 +287,8 @@ def _shapley_panel(
         right += np.maximum(width, 0)
         left += np.minimum(width, 0)
     axis.axvline(0, color="0.4", lw=0.8)
+    # Room for a label of the last tick, which may stand at the very end of the axis.
+    axis.set_xlim(right=1.06 * axis.get_xlim()[1])
     axis.set_title("Shapley value", color="0.1", fontweight="bold")
     axis.set_xlabel("points of accuracy")
 
