@@ -8,6 +8,7 @@ zero. Equations: docs/fusions.md.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from mmbench.seeds import Key, default_stream
 Features = Mapping[str, Tensor]
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """Base: ``widths`` gives each modality's feature width, ``key`` addresses initial weights."""
 
     parts_are_exact: ClassVar[bool] = True
@@ -33,8 +34,9 @@ class Fusion(nn.Module):
         self.classes = classes
         self.build(dict(widths), key)
 
+    @abstractmethod
     def build(self, widths: dict[str, int], key: tuple[Key, ...]) -> None:
-        raise NotImplementedError
+        """Create the layers."""
 
     def parts(self, features: Features) -> dict[str, Tensor]:
         """Return ``{m: (B, C)}``."""
