@@ -40,10 +40,24 @@ class Pilot:
     targets: tuple[Target, ...]
 
 
-def _avdigits(image: float, audio: float, targets: tuple[Target, ...]) -> Pilot:
+def _avdigits(image: float, audio: float, probes: dict[str, float], *accuracies: float) -> Pilot:
+    """Return the pilot at one setting of the noise; accuracies in the order of the systems."""
     noise = {"image_noise": image, "audio_noise": audio}
     recipe = {"train_on": "train+val", "select": "last"}
     settings = {"protocol": "speaker", "dataset_options": noise, "recipe": recipe}
+    systems: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("unimodal", {"modality": "audio"}),
+        ("unimodal", {"modality": "image"}),
+        ("joint", {}),
+        ("ogm_ge", {"alpha": 0.5}),
+        ("multiloss", {}),
+        ("ensemble", {}),
+        ("iibalance", {}),
+    )
+    targets = tuple(
+        Target(method, accuracy, options, probes if method == "joint" else {})
+        for (method, options), accuracy in zip(systems, accuracies, strict=True)
+    )
     return Pilot("avdigits", settings, targets)
 
 
@@ -68,41 +82,38 @@ PILOTS: dict[str, tuple[Pilot, ...]] = {
         _avdigits(
             1.5,
             0.0,
-            (
-                Target("unimodal", 0.704, {"modality": "audio"}),
-                Target("unimodal", 0.903, {"modality": "image"}),
-                Target("joint", 0.946, probes={"audio": 0.757, "image": 0.823}),
-                Target("ogm_ge", 0.940, {"alpha": 0.5}),
-                Target("multiloss", 0.970),
-                Target("ensemble", 0.974),
-                Target("iibalance", 0.982),
-            ),
+            {"audio": 0.757, "image": 0.823},
+            0.704,
+            0.903,
+            0.946,
+            0.940,
+            0.970,
+            0.974,
+            0.982,
         ),
         _avdigits(
             2.5,
             0.0,
-            (
-                Target("unimodal", 0.704, {"modality": "audio"}),
-                Target("unimodal", 0.825, {"modality": "image"}),
-                Target("joint", 0.900, probes={"audio": 0.756, "image": 0.726}),
-                Target("ogm_ge", 0.912, {"alpha": 0.5}),
-                Target("multiloss", 0.920),
-                Target("ensemble", 0.949),
-                Target("iibalance", 0.949),
-            ),
+            {"audio": 0.756, "image": 0.726},
+            0.704,
+            0.825,
+            0.900,
+            0.912,
+            0.920,
+            0.949,
+            0.949,
         ),
         _avdigits(
             1.5,
             1.0,
-            (
-                Target("unimodal", 0.614, {"modality": "audio"}),
-                Target("unimodal", 0.903, {"modality": "image"}),
-                Target("joint", 0.921, probes={"audio": 0.457, "image": 0.886}),
-                Target("ogm_ge", 0.906, {"alpha": 0.5}),
-                Target("multiloss", 0.947),
-                Target("ensemble", 0.953),
-                Target("iibalance", 0.959),
-            ),
+            {"audio": 0.457, "image": 0.886},
+            0.614,
+            0.903,
+            0.921,
+            0.906,
+            0.947,
+            0.953,
+            0.959,
         ),
     ),
 }

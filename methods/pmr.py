@@ -22,7 +22,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.nets.prototypes import UNSEEN
+from mmbench.nets.prototypes import UNSEEN, ClassMeans
 from mmbench.options import option, refuse_unused
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
 from mmbench.train.run import Run
@@ -92,7 +92,7 @@ class PMR(Method):
     def setup(self, run: Run) -> None:
         self.prototypes = nn.ModuleDict(
             {
-                m: ClassMeans(run.classes, width, self.config.momentum)
+                m: Distances(run.classes, width, self.config.momentum)
                 for m, width in run.network.widths.items()
             }
         )
@@ -151,37 +151,17 @@ class PMR(Method):
         smallest = torch.finfo(scores.dtype).tiny
         return (scores.max() / scores.clamp(min=smallest) - 1).clamp(0.0, 1.0)
 
-    def class_means(self, m: str) -> "ClassMeans":
+    def class_means(self, m: str) -> "Distances":
         means = self.prototypes[m]
-        assert isinstance(means, ClassMeans)
+        assert isinstance(means, Distances)
         return means
 
 
-class ClassMeans(nn.Module):
-    """Prototypes ``(C, d)`` of a modality, and which classes have one."""
-
-    rows: Tensor
-    seen: Tensor
-
-    def __init__(self, classes: int, width: int, momentum: float) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("rows", torch.zeros(classes, width))
-        self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
+class Distances(ClassMeans):
+    """Prototypes that classify by their distance."""
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the negative distances ``(B, C)`` of ``h (B, d)``. Their gradient is zero where a
         feature vector is its prototype."""
         distances = torch.cdist(h, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
         return (-distances).masked_fill(~self.seen, UNSEEN)
-
-    @torch.no_grad()
-    def update(self, h: Tensor, y: Tensor) -> None:
-        """Move the prototypes of the classes in ``y (N,)`` towards their means of ``h (N, d)``."""
-        members = functional.one_hot(y, len(self.rows)).to(h.dtype)
-        counts = members.sum(dim=0).unsqueeze(1)
-        means = (members.T @ h) / counts.clamp(min=1)
-        moved = torch.lerp(means, self.rows, self.momentum)
-        taken = torch.where(self.seen.unsqueeze(1), moved, means)
-        self.rows.copy_(torch.where(counts > 0, taken, self.rows))
-        self.seen.logical_or_(counts.squeeze(1) > 0)

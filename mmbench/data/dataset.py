@@ -323,7 +323,7 @@ class Dataset:
 
     def load(self, protocol: str, seed: int) -> Splits:
         """Return the splits of a protocol; ``seed`` draws whatever the protocol leaves open."""
-        raise NotImplementedError
+        raise RequestError(f"dataset '{self.name()}' cannot be loaded: its class needs a `load`")
 
     def prepare(self, source: Path, cache: Path, progress: Progress) -> str:
         """Turn the user's files into a cache, once; return a sentence on what was written."""

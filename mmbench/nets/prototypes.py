@@ -1,4 +1,4 @@
-"""Class prototypes of a modality, on the unit sphere, kept by an exponential moving average."""
+"""Class prototypes of a modality, kept by an exponential moving average."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ UNSEEN = -1e4
 """Similarity of a class without a prototype: probability zero, and finite gradients."""
 
 
-class Prototypes(nn.Module):
-    """``Q (C, d)`` with unit rows, and which classes have been seen.
+class ClassMeans(nn.Module):
+    """Prototypes ``Q (C, d)`` and which classes have been seen.
 
-    ``update``: ``Q[c] <- normalise(momentum Q[c] + (1 - momentum) mean_(i: y_i = c) v_i)``; a class
-    seen for the first time takes the normalised mean. No gradient flows into ``Q``.
+    ``update``: ``Q[c] <- momentum Q[c] + (1 - momentum) mean_(i: y_i = c) v_i``; a class seen for
+    the first time takes the mean, an absent one keeps what it has. No gradient flows into ``Q``.
     """
 
     rows: Tensor
@@ -28,7 +28,7 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def update(self, v: Tensor, y: Tensor) -> None:
-        """Move the prototypes of the classes in a batch towards ``v (B, d)``, unit rows."""
+        """Move the prototypes of the classes in ``y (B,)`` towards their means of ``v (B, d)``."""
         members = functional.one_hot(y, len(self.rows)).to(v.dtype)
         counts = members.sum(dim=0).unsqueeze(1)
         means = (members.T @ v) / counts.clamp(min=1)
@@ -36,8 +36,19 @@ class Prototypes(nn.Module):
             self.seen.unsqueeze(1), self.momentum * self.rows + (1 - self.momentum) * means, means
         )
         present = counts > 0
-        self.rows.copy_(torch.where(present, functional.normalize(moved, dim=1), self.rows))
+        self.rows.copy_(torch.where(present, self.placed(moved), self.rows))
         self.seen.logical_or_(present.squeeze(1))
+
+    def placed(self, moved: Tensor) -> Tensor:
+        """Return where prototypes ``(C, d)`` that have been moved are put."""
+        return moved
+
+
+class Prototypes(ClassMeans):
+    """Class means on the unit sphere: normalised after every update, for ``v`` with unit rows."""
+
+    def placed(self, moved: Tensor) -> Tensor:
+        return functional.normalize(moved, dim=1)
 
 
 def log_posterior(v: Tensor, rows: Tensor, seen: Tensor, temperature: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmbench.data.dataset import Batch
 from mmbench.errors import RequestError
 from mmbench.methods.joint import Joint
-from mmbench.methods.pmr import PMR, ClassMeans
+from mmbench.methods.pmr import PMR, Distances
 from mmbench.nets.network import Network
 from mmbench.planning import check_support
 from mmbench.testing.contract import CLASSES, make_splits
@@ -29,7 +29,7 @@ from tests.methods.double import (
 from tests.methods.support import configured, splits_of, trainer
 
 
-def means_of(of: Case, m: str) -> ClassMeans:
+def means_of(of: Case, m: str) -> Distances:
     assert isinstance(of.method, PMR)
     return of.method.class_means(m)
 
@@ -210,7 +210,7 @@ def test_the_entropy_term_raises_the_entropy_of_the_lead_alone() -> None:
 
 
 def test_a_feature_that_is_its_prototype_has_a_finite_gradient() -> None:
-    means = ClassMeans(2, 3, 0.2)
+    means = Distances(2, 3, 0.2)
     means.update(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0]]), torch.tensor([0, 1]))
     h = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
     loss = torch.nn.functional.cross_entropy(means(h), torch.tensor([0]))
