@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Family = Literal["control", "gradient", "loss", "data", "forward", "teacher", "fusion", "budget"]
+Family = Literal[
+    "control", "gradient", "loss", "data", "forward", "optimisation", "teacher", "fusion", "budget"
+]
 """What a method changes: nothing (a control), gradients, the loss, the data it is shown, the
-forward pass, a teacher's guidance, the fusion at inference, or contributions by a budget."""
+forward pass, the order or state of training (alternation, re-initialisation), a teacher's guidance,
+the fusion at inference, or contributions by a budget."""
 
 
 @dataclass(frozen=True)
