@@ -71,6 +71,7 @@ class Run:
         """What has to stand beside the results; see :meth:`note`."""
         self.stage_is_over = False
         self._logged: dict[str, tuple[Tensor | float, int]] = {}
+        self._feature_sums: dict[str, Tensor] = {}
         self._frozen: list[nn.Module] = []
         self._params: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
         self._scaled: list[tuple[list[nn.Parameter], list[Tensor], Tensor | float]] = []
@@ -105,7 +106,19 @@ class Run:
         self.counts.forwards += 1
         self.counts.encoder_forwards += len(self.network.modalities if keep is None else keep)
         with self.autocast():
-            return self.network(batch.inputs, keep)  # type: ignore[no-any-return]
+            out: Output = self.network(batch.inputs, keep)
+        if self.network.training:
+            for m, h in out.features.items():
+                total = h.detach().sum()
+                known = self._feature_sums.get(m)
+                self._feature_sums[m] = total if known is None else known + total
+        return out
+
+    def take_feature_sums(self) -> dict[str, Tensor]:
+        """Return the sums of the features that each encoder gave in training since the last call,
+        and forget them."""
+        sums, self._feature_sums = self._feature_sums, {}
+        return sums
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of a scalar loss to the parameters."""

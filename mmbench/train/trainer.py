@@ -15,16 +15,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mmbench.config import Recipe
 from mmbench.data.dataset import Split, Splits
-from mmbench.errors import RunFailed, StoreError
+from mmbench.errors import StoreError
 from mmbench.evaluate.readout import Readout, read_out
 from mmbench.nets.network import Network, NetworkSpec
 from mmbench.train.checkpoint import START_AGAIN, Checkpointer, State
 from mmbench.train.method import Method, Stage
 from mmbench.train.optim import build_optimizer, build_schedule
 from mmbench.train.run import Counts, Run
-
-LOSS_CHECK = 50
-"""Steps between looks at the losses. Looking makes the host wait for the device."""
+from mmbench.train.watch import Watch
 
 HistoryRow = dict[str, float | int | str]
 
@@ -165,30 +163,14 @@ class Trainer:
         assert run.optimizer is not None
         rate = run.optimizer.param_groups[0]["lr"]
         rows = np.arange(len(run.train)) if stage.rows is None else stage.rows
-        losses: list[Tensor] = []
+        watch = Watch(run)
         for batch in run.shuffled(rows, epoch):
-            losses.append(method.train_step(run, batch).detach())
-            if len(losses) % LOSS_CHECK == 0:
-                self._check_losses(losses, stage, epoch)
-        self._check_losses(losses, stage, epoch)
+            watch.step(method.train_step(run, batch))
+        loss = watch.finish()
         method.on_epoch_end(run)
         row: HistoryRow = {"stage": stage.name, "epoch": epoch + 1, "lr": rate}
-        row["train_loss"] = float(torch.stack(losses).mean())
+        row["train_loss"] = loss
         return row | run.take_logged()
-
-    def _check_losses(self, losses: list[Tensor], stage: Stage, epoch: int) -> None:
-        start = (len(losses) - 1) // LOSS_CHECK * LOSS_CHECK if losses else 0
-        bad = ~torch.stack(losses[start:]).isfinite() if losses[start:] else None
-        if bad is None or not bad.any():
-            return
-        step = start + int(bad.nonzero()[0]) + 1
-        before = [float(loss) for loss in losses[: step - 1][-1:]]
-        last = f"{before[0]:.4g}" if before else "none this epoch"
-        raise RunFailed(
-            f"the loss became {float(losses[step - 1])} in stage '{stage.name}', "
-            f"epoch {epoch + 1}, step {step} (last finite loss: {last}); lower the learning rate "
-            "(-t lr=...) or clip (-t clip_norm=1)"
-        )
 
     def _look(
         self, stage: Stage, epoch: int, row: HistoryRow, best: Selected | None
