@@ -384,7 +384,7 @@ def test_a_failed_run_is_replaced_when_it_is_run_again(command: Command) -> None
 
 def test_training_that_blows_up_stops_the_run_with_its_place(command: Command) -> None:
     said = command.run("-m joint -t lr=1e9 -t epochs=3")
-    assert_one_line(said, 1, "FAILED joint", "the gradient of the encoder", "epoch 1, step", "-t lr")
+    assert_one_line(said, 1, "FAILED joint", "the gradient of the encoder", "epoch 1, step")
     assert records()[0]["status"] == "failed"
 
 
