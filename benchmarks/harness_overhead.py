@@ -13,57 +13,19 @@ Targets: below 1.05 for MLPs at batch 64, below 1.02 for ResNet-18.
 
 import argparse
 import statistics
-import time
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mmbench.config import Recipe
-from mmbench.data.dataset import Kind, Modality, Rows, Split, Splits
+from mmbench.data.dataset import Split
 from mmbench.nets.network import Network, NetworkSpec, resolve_encoders
-from mmbench.seeds import numpy_stream, torch_stream
+from mmbench.seeds import numpy_stream
+from mmbench.testing.workloads import CLASSES, SEED, WORKLOADS, Workload, now, random_splits
 from mmbench.train.method import Method, MethodInfo
 from mmbench.train.run import Run
 from mmbench.train.trainer import Trainer
-
-SEED = 0
-CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Random rows of the given shapes, and how many of them make an epoch."""
-
-    modalities: dict[str, Modality]
-    rows: int
-    batch_size: int
-    target: float
-    """The ratio to stay below."""
-
-
-def vector(size: int) -> Modality:
-    return Modality("vector", (size,))
-
-
-def picture(kind: Kind, *shape: int) -> Modality:
-    return Modality(kind, shape, encoder="resnet18")
-
-
-WORKLOADS = {
-    # The sizes of the default views of mfeat, and 25 steps an epoch.
-    "mlp": Workload(
-        {"fourier": vector(76), "zernike": vector(47), "morphological": vector(6)}, 1600, 64, 1.05
-    ),
-    "resnet18": Workload(
-        {"picture": picture("image", 3, 32, 32), "sound": picture("spectrogram", 1, 32, 32)},
-        16,
-        8,
-        1.02,
-    ),
-}
 
 
 class Plain(Method):
@@ -140,26 +102,9 @@ class Turn:
         self.bare_seconds.append(self.bare.epoch(len(self.bare_seconds)))
 
 
-def now(device: torch.device) -> float:
-    """Return the time in seconds once the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def resident(split: Split, modality: str) -> Tensor:
     """Return all rows of a modality as one tensor on the split's device."""
     return split.inputs[modality].batch(torch.arange(len(split), device=split.y.device), None)
-
-
-def random_split(workload: Workload, name: str, rows: int) -> Split:
-    stream = torch_stream(SEED, name)
-    inputs = {
-        m: Rows(torch.randn(rows, *spec.shape, generator=stream))
-        for m, spec in workload.modalities.items()
-    }
-    labels = torch.arange(rows) % CLASSES
-    return Split(inputs, labels, np.array([f"{name}-{i}" for i in range(rows)]))
 
 
 def measure(workload: Workload, epochs: int, device: torch.device) -> Turn:
@@ -167,12 +112,7 @@ def measure(workload: Workload, epochs: int, device: torch.device) -> Turn:
 
     Raises ``SystemExit`` when their weights differ in the end.
     """
-    parts = {
-        name: random_split(workload, name, rows).to(device)
-        for name, rows in (("train", workload.rows), ("val", CLASSES), ("test", CLASSES))
-    }
-    classes = tuple(str(c) for c in range(CLASSES))
-    splits = Splits(parts["train"], parts["val"], parts["test"], workload.modalities, classes)
+    splits = random_splits(workload, device)
     encoders = resolve_encoders(workload.modalities, {})
     spec = NetworkSpec(workload.modalities, encoders, CLASSES, "concat", SEED)
     recipe = Recipe(epochs=epochs, batch_size=workload.batch_size, select="last")

@@ -7,10 +7,10 @@ Each method trains on random rows through mmbench's trainer. Before or after eac
 alternation, joint training with the same fusion makes a step on the same batch, in the same
 process; the ratio is the median over these pairs. `by count` is what the step's forwards,
 backwards and updates would cost if each took as long as joint's; `over` is the ratio to that.
-Stages before the one that trains the tested network are cut to an epoch and not timed. Of 100 epochs
-a few after the seventh are timed: warm-ups have ended by then, and the windows in which methods act
-are still open. `hooks` is the time of the method's work at the start
-and end of an epoch, in joint steps.
+Stages before the one that trains the tested network are cut to an epoch and not timed. Of 100
+epochs a few after the seventh are timed: warm-ups have ended by then, and the windows in which
+methods act are still open. `hooks` is the time of the method's work at the start and end of an
+epoch, in joint steps.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 import torch
-from harness_overhead import CLASSES, SEED, WORKLOADS, Workload, now, random_split
 
 from mmbench import registry
 from mmbench.config import Recipe
 from mmbench.data.dataset import Splits
 from mmbench.nets.network import NetworkSpec, resolve_encoders
+from mmbench.testing.workloads import CLASSES, SEED, WORKLOADS, Workload, now, random_splits
 from mmbench.train.method import Batch, Method, Stage
 from mmbench.train.optim import build_optimizer
 from mmbench.train.run import Run
@@ -59,7 +59,7 @@ class Times:
     joint: list[float] = field(default_factory=list)
     parts: list[tuple[float, float, float]] = field(default_factory=list)
     """Of joint's steps: forward with loss, backward, update."""
-    work: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    work: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Of the method's steps: forwards (of all encoders), backwards, updates."""
     hooks: list[float] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ class Joint:
 
     def __init__(self, splits: Splits, spec: NetworkSpec, recipe: Recipe, cpu: torch.device):
         method = registry.load_method("joint")
-        trainer = Trainer(method(method.Config()), splits, spec, recipe, cpu)  # type: ignore[arg-type]
+        trainer = Trainer(method(method.Config()), splits, spec, recipe, cpu)
         self.run, self.method = trainer.run, trainer.method
         self.run.stage = Stage("train", recipe.epochs)
         self.run.optimizer = build_optimizer(self.method.param_groups(self.run), recipe)
@@ -113,7 +113,7 @@ def timed(method: Method, joint: Joint, times: Times, last: int) -> Iterator[Non
     """Time a method's steps on the tested network, in pairs with joint's, before epoch ``last``."""
     kind = type(method)
     step, start, end = kind.train_step, kind.on_epoch_start, kind.on_epoch_end
-    work: list[tuple[float, float, float]] = []
+    work: list[tuple[float, ...]] = []
     before_epoch = [0.0]
 
     def counts(run: Run) -> tuple[float, float, float]:
@@ -129,7 +129,7 @@ def timed(method: Method, joint: Joint, times: Times, last: int) -> Iterator[Non
         done, began = counts(run), now(run.device)
         loss = step(self, run, batch)
         times.method.append(now(run.device) - began)
-        work.append(tuple(b - a for a, b in zip(done, counts(run), strict=True)))  # type: ignore[arg-type]
+        work.append(tuple(b - a for a, b in zip(done, counts(run), strict=True)))
         if not is_first:
             times.parts.append(joint.step(batch))
         times.joint.append(sum(times.parts[-1]))
@@ -148,24 +148,22 @@ def timed(method: Method, joint: Joint, times: Times, last: int) -> Iterator[Non
         if not run.stage.fresh and run.epoch >= FIRST:
             times.hooks.append(before_epoch[0] + now(run.device) - began)
 
-    hooks = {"on_epoch_start": on_epoch_start, "on_epoch_end": on_epoch_end}
-    with patch.multiple(kind, train_step=train_step, **hooks):
-        with contextlib.suppress(Enough):
-            yield
+    with (
+        patch.object(kind, "train_step", train_step),
+        patch.object(kind, "on_epoch_start", on_epoch_start),
+        patch.object(kind, "on_epoch_end", on_epoch_end),
+        contextlib.suppress(Enough),
+    ):
+        yield
     if work:
-        times.work = tuple(statistics.mean(part) for part in zip(*work, strict=True))  # type: ignore[assignment]
+        times.work = tuple(statistics.mean(part) for part in zip(*work, strict=True))
 
 
 def measure(name: str, workload: Workload, timed_epochs: int, device: torch.device) -> Times:
     """Train a method with its defaults, and return the times of its steps."""
-    made = {
-        part: random_split(workload, part, rows).to(device)
-        for part, rows in (("train", workload.rows), ("val", CLASSES), ("test", CLASSES))
-    }
-    classes = tuple(str(c) for c in range(CLASSES))
-    splits = Splits(made["train"], made["val"], made["test"], workload.modalities, classes)
+    splits = random_splits(workload, device)
     kind = registry.load_method(name)
-    options = kind.variants(kind.Config(), tuple(workload.modalities))[0]  # type: ignore[arg-type]
+    options = kind.variants(kind.Config(), tuple(workload.modalities))[0]
     method = kind(options)
     encoders = resolve_encoders(workload.modalities, {})
     spec = NetworkSpec(workload.modalities, encoders, CLASSES, kind.info.default_fusion, SEED)

@@ -1,0 +1,75 @@
+"""Random rows of known shapes to time training on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmbench.data.dataset import Kind, Modality, Rows, Split, Splits
+from mmbench.seeds import torch_stream
+
+SEED = 0
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Random rows of the given shapes, and how many of them make an epoch."""
+
+    modalities: dict[str, Modality]
+    rows: int
+    batch_size: int
+    target: float
+    """The ratio to a bare loop that the harness is to stay below."""
+
+
+def vector(size: int) -> Modality:
+    return Modality("vector", (size,))
+
+
+def picture(kind: Kind, *shape: int) -> Modality:
+    return Modality(kind, shape, encoder="resnet18")
+
+
+WORKLOADS = {
+    # The sizes of the default views of mfeat, and 25 steps an epoch.
+    "mlp": Workload(
+        {"fourier": vector(76), "zernike": vector(47), "morphological": vector(6)}, 1600, 64, 1.05
+    ),
+    "resnet18": Workload(
+        {"picture": picture("image", 3, 32, 32), "sound": picture("spectrogram", 1, 32, 32)},
+        16,
+        8,
+        1.02,
+    ),
+}
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def random_split(workload: Workload, name: str, rows: int) -> Split:
+    stream = torch_stream(SEED, name)
+    inputs = {
+        m: Rows(torch.randn(rows, *spec.shape, generator=stream))
+        for m, spec in workload.modalities.items()
+    }
+    labels = torch.arange(rows) % CLASSES
+    return Split(inputs, labels, np.array([f"{name}-{i}" for i in range(rows)]))
+
+
+def random_splits(workload: Workload, device: torch.device) -> Splits:
+    """Return random training rows, with few for validation and test."""
+    train, val, test = (
+        random_split(workload, name, rows).to(device)
+        for name, rows in (("train", workload.rows), ("val", CLASSES), ("test", CLASSES))
+    )
+    classes = tuple(str(c) for c in range(CLASSES))
+    return Splits(train, val, test, workload.modalities, classes)
