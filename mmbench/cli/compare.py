@@ -20,7 +20,11 @@ def compare(
         str, typer.Option(help="Method, or label of the row, that differences are to.")
     ] = "joint",
     metric: Annotated[
-        str, typer.Option(help="accuracy, macro_f1, nll, ece or brier.")
+        str,
+        typer.Option(
+            help="accuracy, macro_f1, nll, ece or brier; or a modality's accuracy by a readout, "
+            "such as probe.audio."
+        ),
     ] = "accuracy",
     format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
     readout: Annotated[

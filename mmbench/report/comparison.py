@@ -14,12 +14,12 @@ from mmbench.report import remarks
 from mmbench.report.rows import (
     CONTROLS,
     DEFAULT_REFERENCE,
-    METRICS,
     TRAINING,
     Metric,
     Row,
     best,
     difference,
+    metric_named,
     shown,
 )
 from mmbench.report.statistics import summarise
@@ -79,14 +79,14 @@ def compare(
     """Return the stored runs as groups of comparable rows, with differences to a reference.
 
     ``methods`` are names of methods or labels of rows to show; the reference is always shown.
-    ``reference`` is a method or a row's label. Runs are paired by seed where split and data are the
-    same by their fingerprints. Raises :class:`RequestError` for a name that no stored run has and
-    :class:`StoreError` where there is nothing to compare.
+    ``reference`` is a method or a row's label, ``metric`` one of
+    :data:`~mmbench.report.rows.METRICS` or a modality's accuracy by a readout (``probe.audio``).
+    Runs are paired by seed where split and data are the same by their fingerprints. Raises
+    :class:`RequestError` for a name that no stored run has and :class:`StoreError` where there is
+    nothing to compare.
     """
     if methods is not None and not methods:
         raise RequestError("no method named: leave the methods out to compare all that are stored")
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
     runs = load_runs(Path(root))
     left_out = tuple(run.reason or "" for run in runs if run.status == "unreadable")
     runs = [run for run in runs if run.status != "unreadable"]
@@ -96,17 +96,20 @@ def compare(
     if not done:
         causes = [f"{run.name} {run.status}: {run.reason}" for run in runs] + list(left_out)
         raise StoreError(f"{root}: no finished run to compare ({causes[0]})")
+    measure = metric_named(metric, done)
+    lacking = Counter(r.method for r in done if measure.read(r.finished) is None)
+    left_out += tuple(f"{method}, {n} runs: no {metric}" for method, n in lacking.items())
     keyed: dict[tuple[str, str, str], list[StoredRun]] = {}
-    for run in done:
+    for run in (run for run in done if measure.read(run.finished) is not None):
         keyed.setdefault(_key(run), []).append(run)
-    drafts = [_draft(found, METRICS[metric]) for _, found in sorted(keyed.items())]
+    drafts = [_draft(found, measure) for _, found in sorted(keyed.items())]
     _check_names(drafts, methods, reference)
     groups = [
         _finish(draft, [r for r in runs if r.status != "done"], methods, reference)
         for draft in drafts
         if methods is None or any(_named(row, methods) for row in draft.rows)
     ]
-    return Comparison(Path(root), METRICS[metric], tuple(groups), left_out)
+    return Comparison(Path(root), measure, tuple(groups), left_out)
 
 
 def _of(runs: list[StoredRun], attribute: str, wanted: str | None) -> list[StoredRun]:
@@ -150,7 +153,7 @@ def _draft(runs: list[StoredRun], metric: Metric) -> _Draft:
             config_hash,
             {k: v for k, v in found[0].finished.changed.items() if not k.startswith("dataset.")},
             tuple(sorted(found, key=lambda run: run.seed)),
-            summarise(float(getattr(run.finished.metrics["test"], metric.name)) for run in found),
+            summarise(value for r in found if (value := metric.read(r.finished)) is not None),
         )
         for (method, config_hash), found in settings.items()
     ]

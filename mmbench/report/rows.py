@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from mmbench.errors import unknown_name
 from mmbench.report.statistics import Difference, Summary, paired_difference, summarise
-from mmbench.store.frame import StoredRun
+from mmbench.store.frame import Finished, StoredRun
 
 CONTROLS = ("majority", "unimodal", "ensemble", "joint", "multiloss")
 """Controls in the order of the table; every other method comes after them."""
@@ -35,6 +36,14 @@ class Metric:
     decimals: int
     higher_is_better: bool
 
+    def read(self, record: Finished, split: str = "test") -> float | None:
+        """Return the metric of a run on a split; None where the record has none."""
+        readout, dot, modality = self.name.partition(".")
+        if dot:
+            return record.per_modality.get(modality, {}).get(readout, {}).get(split)
+        scores = record.metrics.get(split)
+        return None if scores is None else float(getattr(scores, readout))
+
     def value(self, number: float) -> str:
         return f"{number * self.scale:.{self.decimals}f}"
 
@@ -57,6 +66,23 @@ METRICS = {
         Metric("brier", "Brier score", 1, "", "", 3, False),
     )
 }
+
+
+def metric_named(name: str, runs: Iterable[StoredRun]) -> Metric:
+    """Return one of :data:`METRICS`, or the accuracy of a modality by a readout, such as
+    ``probe.audio``. Raises :class:`RequestError` for a name that no run has."""
+    if name in METRICS:
+        return METRICS[name]
+    stored = dict.fromkeys(
+        f"{readout}.{m}"
+        for run in runs
+        for m, readouts in run.finished.per_modality.items()
+        for readout in readouts
+    )
+    if name not in stored:
+        raise unknown_name("metric", name, [*METRICS, *stored])
+    readout, _, modality = name.partition(".")
+    return Metric(name, f"{readout} accuracy of {modality}", 100, "%", "points", 1, True)
 
 
 @dataclass(frozen=True)
@@ -92,13 +118,10 @@ class Row:
             for run in self.runs
         )
 
-    def metric(self, name: str, split: str = "test") -> dict[int, float]:
+    def metric(self, metric: Metric, split: str = "test") -> dict[int, float]:
         """Return a metric by seed."""
-        return {
-            run.seed: float(getattr(run.finished.metrics[split], name))
-            for run in self.runs
-            if split in run.finished.metrics
-        }
+        found = {run.seed: metric.read(run.finished, split) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def readout(self, modality: str, name: str, split: str = "test") -> Summary | None:
         """Return a modality's accuracy by a readout; None unless every run has it."""
@@ -158,5 +181,5 @@ def _pairs(row: Row, base: Row) -> set[int]:
 def difference(row: Row, base: Row, metric: Metric) -> Difference:
     """Return the paired difference of two rows on the test set."""
     seeds = _pairs(row, base)
-    values = {s: v for s, v in row.metric(metric.name).items() if s in seeds}
-    return paired_difference(values, base.metric(metric.name), metric.higher_is_better)
+    values = {s: v for s, v in row.metric(metric).items() if s in seeds}
+    return paired_difference(values, base.metric(metric), metric.higher_is_better)

@@ -243,3 +243,24 @@ def test_unknown_names_suggest_near_ones(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=f"did you mean {near}"):
             compare(tmp_path, **options)
+
+
+def test_a_modality_can_be_compared_by_a_readout(tmp_path: Path) -> None:
+    probes = {"joint": (0.50, 0.53, 0.47), "ogm": (0.60, 0.64, 0.58)}
+    for method, values in probes.items():
+        for seed, probe in enumerate(values):
+            write_run(tmp_path, method, seed, 0.8, probes={"fourier": probe, "zernike": 0.6})
+    write_run(tmp_path, "majority", 0, 0.3, probes={})
+    found = compare(tmp_path, metric="probe.fourier")
+    (group,) = found.groups
+    assert [row.method for row in group.rows] == ["joint", "ogm"]
+    joint, ogm = group.rows
+    assert joint.value.mean == pytest.approx(0.50, abs=0.5 / 400)
+    assert ogm.difference is not None
+    first, second = (list(row.metric(group.metric).values()) for row in (ogm, joint))
+    expected = stats.ttest_rel(first, second)
+    assert ogm.difference.p == pytest.approx(expected.pvalue)
+    assert ogm.difference.verdict == "better"
+    assert found.left_out == ("majority, 1 runs: no probe.fourier",)
+    with pytest.raises(RequestError, match=r"probe\.fourier"):
+        compare(tmp_path, metric="probe.fouriers")

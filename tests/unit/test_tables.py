@@ -13,6 +13,7 @@ from scipy import stats
 from mmbench.errors import RequestError
 from mmbench.report import tables
 from mmbench.report.comparison import Comparison, Group, compare
+from mmbench.report.rows import METRICS
 from mmbench.store.frame import load_runs, predictions
 from tests.unit.records import write_run, write_setting
 
@@ -238,6 +239,6 @@ def test_markdown_cells_cannot_break_the_table(tmp_path: Path) -> None:
 def test_losses_are_in_their_own_unit(root: Path) -> None:
     group = compare(root, metric="nll").groups[0]
     made = {c.title: c.cells for c in tables.columns(group)}
-    joint = [float(np.mean(list(row.metric("nll").values()))) for row in group.rows][2]
+    joint = [float(np.mean(list(row.metric(METRICS["nll"]).values()))) for row in group.rows][2]
     assert made["test negative log-likelihood (nats)"][2] == f"{joint:.3f}"
     assert "in nats" in tables.caption(group)
