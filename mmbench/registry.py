@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -54,6 +55,13 @@ class Entry:
 # -- what there is -------------------------------------------------------------------------------
 
 
+UNAVAILABLE = {
+    "ggdm": "a baseline of the IIBalance paper, as far as a digest of it tells; no paper or code "
+    "that defines it could be found, and cggm is the nearest documented method",
+}
+"""Names that people may look for among the methods, and why they are not there."""
+
+
 def entries(kind: Kind) -> list[Entry]:
     """Return everything registered of a kind, by name, built-in ones first.
 
@@ -73,8 +81,15 @@ def find(kind: Kind, name: str) -> Entry:
     """Return the entry of a name. Raises :class:`RequestError` with near names if there is none."""
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
-        raise unknown_name(kind, name, known)
+        raise unknown_entry(kind, name, known)
     return known[name]
+
+
+def unknown_entry(what: str, name: str, known: Iterable[str]) -> RequestError:
+    """Return the error for a name that is not registered, with the reason where one is known."""
+    if name in UNAVAILABLE and name not in known:
+        return RequestError(f"{name} is not available: {UNAVAILABLE[name]}")
+    return unknown_name(what, name, known)
 
 
 def folder(kind: Kind) -> Path:

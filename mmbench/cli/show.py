@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from mmbench.cli.listing import wrap
-from mmbench.errors import RequestError, unknown_name
+from mmbench.errors import RequestError
 from mmbench.info import DatasetInfo, MethodInfo
-from mmbench.registry import FOLDERS, Entry, at_path, docstring, entries, summary
+from mmbench.registry import (
+    FOLDERS,
+    Entry,
+    at_path,
+    docstring,
+    entries,
+    summary,
+    unknown_entry,
+)
 
 
 def show(
@@ -30,7 +38,7 @@ def _named(name: str) -> list[Entry]:
     known = [entry for kind in FOLDERS for entry in entries(kind)]
     found = [entry for entry in known if entry.name == name]
     if not found:
-        raise unknown_name("method or dataset", name, {entry.name for entry in known})
+        raise unknown_entry("method or dataset", name, {entry.name for entry in known})
     return found
 
 
@@ -53,7 +61,7 @@ def _method(entry: Entry, info: MethodInfo) -> Iterable[str]:
     yield from _facts(
         {
             "family": info.family,
-            "paper": _citation(info),
+            "paper": citation(info),
             "acts": info.acts,
             "cost": info.cost,
             "fusions": f"{fusions} (default {info.default_fusion})",
@@ -97,14 +105,14 @@ def _options(entry: Entry) -> Iterable[str]:
     yield from _title(f"Options ({flag} name=value)" if rows else "Options: none")
     for row in rows:
         allowed = f"{row.type}, {row.range}" if row.range else row.type
-        yield from wrap(f"{row.name} = {_value(row.default)}  ({allowed})", "  ", "      ")
+        yield from wrap(f"{row.name} = {shown_value(row.default)}  ({allowed})", "  ", "      ")
         yield from wrap(row.description, "      ", "      ")
         if row.search:
-            values = ", ".join(map(_value, row.search))
+            values = ", ".join(map(shown_value, row.search))
             yield from wrap(f"tuned over: {values}", "      ", "      ")
 
 
-def _citation(info: MethodInfo) -> str:
+def citation(info: MethodInfo) -> str:
     where = " ".join(str(part) for part in (info.venue, info.year) if part)
     arxiv = f"arXiv:{info.arxiv}" if info.arxiv else ""
     return ", ".join(part for part in (info.authors, where, arxiv) if part)
@@ -116,10 +124,10 @@ def _origin(entry: Entry) -> str:
 
 def _assignments(values: dict[str, object] | None) -> str:
     """Return option values as a user types them; empty when there are none."""
-    return " ".join(f"-o {name}={_value(value)}" for name, value in (values or {}).items())
+    return " ".join(f"-o {name}={shown_value(value)}" for name, value in (values or {}).items())
 
 
-def _value(value: object) -> str:
+def shown_value(value: object) -> str:
     """Return an option's value as YAML spells it, which is how options are read."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]

@@ -149,6 +149,7 @@ def test_show_lists_what_a_dataset_offers(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "message"),
     [
         (["show", "jiont"], "error: unknown method or dataset 'jiont': did you mean joint?"),
+        (["show", "ggdm"], "error: ggdm is not available: a baseline of the IIBalance paper"),
         (["show", "no/such.py"], "error: method file no/such.py does not exist"),
         (["list", "metods"], "'metods' is not one of 'methods', 'datasets'"),
         (["list", "methods", "--colour"], "No such option: --colour"),

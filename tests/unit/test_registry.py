@@ -120,6 +120,11 @@ def test_an_unknown_name_suggests_near_ones() -> None:
         load_dataset("mfaet")
 
 
+def test_a_method_that_nobody_could_find_says_so() -> None:
+    with pytest.raises(RequestError, match=r"ggdm is not available: .* cggm"):
+        load_method("ggdm")
+
+
 def test_a_checkout_without_links_is_told_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
