@@ -11,7 +11,7 @@ READY := .venv/.installed
 DEMO_METHODS := majority unimodal ensemble joint multiloss ogm_ge iibalance
 DEMO_FOLDER := results/demo
 
-.PHONY: help demo test test-all lint format bench
+.PHONY: help demo test test-all lint format docs bench
 
 help:
 	@echo "make demo      run IIBalance, OGM-GE and the controls on mfeat and compare them"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all  run all tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff put the files in order"
+	@echo "make docs      write the pages on methods from the methods' files"
 	@echo "make bench     measure start-up and the harness's overhead"
 
 demo: $(READY)
@@ -40,6 +41,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py

@@ -25,7 +25,7 @@ from mmbench.report.statistics import paired_difference
 STRONG, WEAK = "x1", "x2"
 SETTINGS: dict[str, Any] = {
     "dataset": "synthetic",
-    "dataset_options": {"accuracy": [0.85, 0.7], "difficulty": [0.0, 2.0], "train": 600},
+    "dataset_options": {"accuracy": [0.9, 0.75], "difficulty": [0.0, 1.0], "train": 600},
     "recipe": {"epochs": 30, "select": "last"},
 }
 OUTPUT = Path("results/tables/weak-modality.csv")
