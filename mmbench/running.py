@@ -59,13 +59,13 @@ def execute(
     folder = RunFolder(results, job.config)
     stored = folder.stored()
     if stored is not None and stored["status"] == "done" and not overwrite:
-        _check_same_data(stored, job, folder.path)
+        check_same_data(stored, job, folder.path)
         if repeat:
             return _repeat(job, folder, stored, progress)
         return Outcome("stored before", folder.path, stored)
     record = _new_record(job)
     if resume and (begun := folder.begun()) is not None:
-        _check_same_data(begun, job, folder.partial)
+        check_same_data(begun, job, folder.partial)
     folder.begin(record, resume, overwrite)
     try:
         keeper = Checkpointer(folder.checkpoints, checkpoint_seconds)
@@ -142,7 +142,8 @@ def _repeat(
     return Outcome("repeated", folder.path, stored, identical)
 
 
-def _check_same_data(stored: dict[str, Any], job: Job, path: Path) -> None:
+def check_same_data(stored: dict[str, Any], job: Job, path: Path) -> None:
+    """Raise :class:`RequestError` where a job's data are not those of the stored record."""
     now = job.splits.fingerprints()
     for kind, before in stored["fingerprints"].items():
         if kind in now and now[kind] != before:

@@ -71,11 +71,11 @@ class RunFolder:
     def stored(self) -> dict[str, Any] | None:
         """Return the record that is stored, or None. Raises :class:`StoreError` if it is damaged
         or of another version."""
-        return _read_record(self.path)
+        return read_record(self.path)
 
     def begun(self) -> dict[str, Any] | None:
         """Return the record of the run that is unfinished, or None, as :meth:`stored` does."""
-        return _read_record(self.partial) if self.is_unfinished() else None
+        return read_record(self.partial) if self.is_unfinished() else None
 
     def is_unfinished(self) -> bool:
         """Whether a run that did not end has left a checkpoint."""
@@ -183,7 +183,9 @@ class RunFolder:
             self.release()
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record in a run's folder, None without one. Raises :class:`StoreError` for one
+    that is damaged or of another version."""
     path = folder / "record.json"
     if not path.exists():
         return None
