@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,8 @@ class Readout:
     own: dict[str, Tensor]
     """Per modality: logits of its own head, where the method has one."""
     features: dict[str, Tensor]
-    """Per modality ``(N, width_m)``."""
+    """Per modality ``(N, width_m)``, read without the others where encoders gate each other; so is
+    ``own``."""
 
     def accuracy(self, logits: Tensor | None = None) -> float:
         """Return the share of rows whose largest logit is that of their class."""
@@ -64,13 +65,16 @@ def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = N
         for batch in batches(split, chosen, names, EVALUATION_BATCH, run.device):
             with run.autocast():
                 out = network(batch.inputs)
+                alone = out
+                if network.bridges is not None:
+                    alone = replace(out, features=network.encode_alone(batch.inputs))
             collected.append(
                 Readout(
                     batch.y.cpu(),
                     method.predict(run, out).float().cpu(),
                     {m: part.float().cpu() for m, part in out.parts.items()},
-                    {m: own.float().cpu() for m, own in method.own_logits(run, out).items()},
-                    {m: feature.float().cpu() for m, feature in out.features.items()},
+                    {m: own.float().cpu() for m, own in method.own_logits(run, alone).items()},
+                    {m: feature.float().cpu() for m, feature in alone.features.items()},
                 )
             )
     return _joined(collected)

@@ -1,12 +1,18 @@
 """Encoders: one modality of a batch in, a feature vector per sample ``(B, width)`` out.
 
 Each encoder is chosen by the kind of its modality, or by name (``--encoder audio=resnet18``).
+
+Beside ``forward`` an encoder can be run by blocks, so that something may pass between those of
+several modalities (:mod:`mmbench.nets.mmtm`): ``by_blocks(x)`` yields, after each block named in
+its docstring, a summary of what has been computed so far, ``(B, c)`` with ``c`` from
+``block_widths``; it is sent a gate ``(B, c)`` that its channels are multiplied by, or None; and it
+yields the features last. With gates of one they are those of ``forward``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +23,15 @@ from mmbench.errors import RequestError, unknown_name
 SMALL_PICTURE = 64 * 64
 """Pictures up to this many pixels get the small CNN, larger ones ResNet-18."""
 
+ByBlocks = Generator[Tensor, Tensor | None, None]
+"""Summaries and then features out, gates in."""
+
 
 class MLP(nn.Module):
     """Two linear layers, 256 and 128 wide, each followed by ReLU, for ``vector``."""
 
     kinds = ("vector",)
+    block_widths = (256, 128)
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
@@ -35,6 +45,14 @@ class MLP(nn.Module):
         features: Tensor = self.layers(x)
         return features
 
+    def by_blocks(self, x: Tensor) -> ByBlocks:
+        """Both layers are blocks; the summary is what the layer gives."""
+        hidden = x
+        for layer in (self.layers[:2], self.layers[2:]):
+            hidden = layer(hidden)
+            hidden = gated(hidden, (yield hidden))
+        yield hidden
+
 
 class SmallCNN(nn.Module):
     """Three convolutions (16, 32, 64 channels), each with halving max pooling, batch norm and
@@ -45,6 +63,7 @@ class SmallCNN(nn.Module):
     """
 
     kinds = ("image", "spectrogram")
+    block_widths = (32, 64)
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
@@ -70,12 +89,22 @@ class SmallCNN(nn.Module):
         features: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))
         return features
 
+    def by_blocks(self, x: Tensor) -> ByBlocks:
+        """The second and third convolutions are blocks; the summary is the mean over places."""
+        hidden = self.layers[:4](x.contiguous(memory_format=torch.channels_last))
+        for block in (self.layers[4:8], self.layers[8:12]):
+            hidden = block(hidden)
+            gate = yield hidden.mean(dim=(2, 3))
+            hidden = gated(hidden, gate)
+        yield self.layers[12:](hidden)
+
 
 class ResNet18(nn.Module):
     """torchvision's ResNet-18 without weights, 512 wide; frames are averaged, and the first
     convolution takes the modality's number of channels (one for a spectrogram)."""
 
     kinds = ("image", "spectrogram", "frames")
+    block_widths = (128, 256, 512)
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
@@ -97,12 +126,26 @@ class ResNet18(nn.Module):
         frames: Tensor = self.backbone(x.flatten(0, 1))
         return frames.view(*x.shape[:2], self.width).mean(dim=1)
 
+    def by_blocks(self, x: Tensor) -> ByBlocks:
+        """The last three of its four layers are blocks; the summary is the mean over frames and
+        places, and all frames of a sample have one gate."""
+        net = self.backbone
+        count = x.shape[1] if x.dim() == 5 else 1
+        frames = x.flatten(0, 1) if x.dim() == 5 else x
+        hidden = net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(frames)))))
+        for layer in (net.layer2, net.layer3, net.layer4):
+            hidden = layer(hidden)
+            gate = yield hidden.mean(dim=(2, 3)).unflatten(0, (len(x), count)).mean(dim=1)
+            hidden = gated(hidden, gate if gate is None else gate.repeat_interleave(count, dim=0))
+        yield net.avgpool(hidden).flatten(1).unflatten(0, (len(x), count)).mean(dim=1)
+
 
 class Transformer(nn.Module):
     """Two pre-norm Transformer layers (64 wide, 4 heads) over a sequence of vectors or tokens,
     averaged over the positions that are not padding (all-zero vectors, token 0)."""
 
     kinds = ("sequence", "tokens")
+    block_widths = (64, 64)
 
     def __init__(self, modality: Modality) -> None:
         super().__init__()
@@ -123,13 +166,39 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(self.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        present = x != 0 if x.dim() == 2 else (x != 0).any(dim=-1)
-        present[:, 0] |= ~present.any(dim=1)  # a wholly empty sequence attends to its first place
+        present = self._present(x)
         hidden = self.embed(x) + self.positions
         hidden = self.norm(self.layers(hidden, src_key_padding_mask=~present))
+        return self._mean(hidden, present)
+
+    def by_blocks(self, x: Tensor) -> ByBlocks:
+        """Both layers are blocks; the summary is the mean over positions that are not padding."""
+        present = self._present(x)
+        hidden = self.embed(x) + self.positions
+        for layer in self.layers.layers:
+            hidden = layer(hidden, src_key_padding_mask=~present)
+            gate = yield self._mean(hidden, present)
+            hidden = hidden if gate is None else hidden * gate.unsqueeze(1)
+        yield self._mean(self.norm(hidden), present)
+
+    def _present(self, x: Tensor) -> Tensor:
+        """Return which positions are not padding, ``(B, length)``."""
+        present = x != 0 if x.dim() == 2 else (x != 0).any(dim=-1)
+        present[:, 0] |= ~present.any(dim=1)  # a wholly empty sequence attends to its first place
+        return present
+
+    def _mean(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """Return the mean over the present positions, ``(B, width)``."""
         weight = present.unsqueeze(-1).to(hidden.dtype)
-        features: Tensor = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-        return features
+        mean: Tensor = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        return mean
+
+
+def gated(hidden: Tensor, gate: Tensor | None) -> Tensor:
+    """Return ``hidden (B, c, ...)`` with its channels multiplied by ``gate (B, c)``, if any."""
+    if gate is None:
+        return hidden
+    return hidden * gate.view(*gate.shape, *[1] * (hidden.dim() - 2))
 
 
 def _sinusoids(length: int, width: int) -> Tensor:

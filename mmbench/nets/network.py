@@ -13,6 +13,7 @@ from mmbench.data.dataset import Modality
 from mmbench.errors import RequestError, unknown_name
 from mmbench.nets.encoders import build_encoder, default_encoder
 from mmbench.nets.fusion import FUSIONS, Features, Fusion
+from mmbench.nets.mmtm import Bridges
 from mmbench.seeds import Key, default_stream
 
 
@@ -75,6 +76,8 @@ class Network(nn.Module):
             self.encoders[m] = encoder
             self.widths[m] = encoder.width
         self.fusion = self._build_fusion(spec.seed)
+        self.bridges: Bridges | None = None
+        """Gates between the encoders, where a method has put some."""
 
     def _build_fusion(self, *key: Key) -> Fusion | None:
         if not self.modalities:
@@ -89,7 +92,15 @@ class Network(nn.Module):
 
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features of the modalities present in ``inputs``, in float32."""
-        return {m: self.encoders[m](inputs[m]).float() for m in self.modalities if m in inputs}
+        present = {m: inputs[m] for m in self.modalities if m in inputs}
+        if self.bridges is not None:
+            return {m: h.float() for m, h in self.bridges(self.encoders, present).items()}
+        return {m: self.encoders[m](x).float() for m, x in present.items()}
+
+    def encode_alone(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features that each modality has in the absence of the others: those of
+        `encode`, unless encoders gate each other."""
+        return {m: self.encode({m: inputs[m]})[m] for m in self.modalities if m in inputs}
 
     def fuse(self, features: Features) -> Output:
         """Return the output for features of all modalities, ``{m: (B, width_m)}`` float32. Fusions
