@@ -13,7 +13,9 @@ import typer
 from mmbench import __version__
 from mmbench.cli.compare import compare
 from mmbench.cli.data import app as data
+from mmbench.cli.diagnose import app as diagnose
 from mmbench.cli.listing import list_registered
+from mmbench.cli.reproduce import reproduce
 from mmbench.cli.run import run
 from mmbench.cli.show import show
 from mmbench.errors import MmbenchError
@@ -31,7 +33,9 @@ app.command()(run)
 app.command()(compare)
 app.command("list")(list_registered)
 app.command()(show)
+app.command()(reproduce)
 app.add_typer(data, name="data")
+app.add_typer(diagnose, name="diagnose")
 
 
 def _show_version(asked: bool) -> None:
