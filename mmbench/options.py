@@ -31,6 +31,19 @@ class Options(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
+    def _words_are_words(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take ``off`` and ``on``, which YAML reads as truth values, for the words where an option
+        allows these, and ``none``, as options are shown, for YAML's null."""
+        kind = cls.model_fields[info.field_name].annotation if info.field_name else None
+        words = {word for part in (kind, *get_args(kind)) for word in literals(part)}
+        if isinstance(value, bool):
+            written = ("off", "no") if value is False else ("on", "yes")
+            return next((word for word in written if word in words), value)
+        optional = type(None) in get_args(kind) and str not in get_args(kind)
+        return None if value == "none" and optional and "none" not in words else value
+
+    @field_validator("*", mode="before")
+    @classmethod
     def _switches_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse ``true`` for a number, which pydantic takes as 1."""
         kind = cls.model_fields[info.field_name].annotation if info.field_name else None
@@ -38,6 +51,11 @@ class Options(BaseModel):
         if isinstance(value, bool) and bool not in kinds and {int, float} & {*kinds}:
             raise ValueError("should be a number")
         return value
+
+
+def literals(kind: Any) -> tuple[Any, ...]:
+    """Return the values of a Literal; none for another type."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def option(

@@ -83,6 +83,25 @@ def test_numbers_may_be_written_in_any_way() -> None:
     assert (options.share, options.count, options.inner.rate) == (0.001, 4, 0.0)
 
 
+class Switches(Options):
+    gate: Literal["sample", "off"] = option("sample", "a word that YAML reads as false")
+    mode: Literal["on", "auto"] | None = option(None, "and one that it reads as true")
+    limit: int | None = option(3, "a number or none")
+    name: str | None = option("x", "any word")
+    flag: bool = option(True, "a truth value")
+
+
+def test_words_that_yaml_reads_otherwise_are_taken_as_written() -> None:
+    written = ["gate=off", "mode=on", "limit=none", "name=none", "flag=off"]
+    options = validated(Switches, parse_assignments(written, "-o"), "it")
+    assert options == Switches.model_construct(
+        gate="off", mode="on", limit=None, name="none", flag=False
+    )
+    assert validated(Switches, {"limit": None, "mode": None}, "it").mode is None
+    with pytest.raises(RequestError, match=r"'gate' of it: should be 'sample' or 'off', not True"):
+        validated(Switches, {"gate": True}, "it")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
