@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mmbench.data.dataset import Split
 from mmbench.nets.fusion import Features
+from mmbench.nets.network import Output
 
 if TYPE_CHECKING:
     from mmbench.train.method import Method
@@ -67,7 +68,8 @@ def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = N
                 out = network(batch.inputs)
                 alone = out
                 if network.bridges is not None:
-                    alone = replace(out, features=network.encode_alone(batch.inputs))
+                    features = network.encode_alone(batch.inputs)
+                    alone = Output(out.logits, features, out.fusion)
             collected.append(
                 Readout(
                     batch.y.cpu(),

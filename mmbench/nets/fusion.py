@@ -43,6 +43,10 @@ class Fusion(nn.Module, ABC):
         zeros = {m: torch.zeros_like(h) for m, h in features.items()}
         return {m: self(zeros | {m: h}) for m, h in features.items()}
 
+    def logits_and_parts(self, features: Features) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return the logits, and the parts where they come about on the way to them."""
+        return self(features), None
+
 
 class Concat(Fusion):
     """``z = [h_1 | ... | h_M] W^T + b``; part m is ``h_m W_m^T + b / M``."""
@@ -75,6 +79,10 @@ class Sum(Fusion):
 
     def parts(self, features: Features) -> dict[str, Tensor]:
         return {m: self.heads[m](h) for m, h in features.items()}
+
+    def logits_and_parts(self, features: Features) -> tuple[Tensor, dict[str, Tensor] | None]:
+        parts = self.parts(features)
+        return add(parts), parts
 
 
 class Late(Sum):

@@ -26,10 +26,14 @@ class Output:
     features: dict[str, Tensor]
     """``{m: (B, width_m)}``; a modality left out of the pass has zeros."""
     fusion: Fusion | None
+    known_parts: dict[str, Tensor] | None = None
+    """The parts, where the fusion had them before the logits."""
 
     @cached_property
     def parts(self) -> dict[str, Tensor]:
         """Logits divided among the modalities, ``{m: (B, C)}``, worked out when first read."""
+        if self.known_parts is not None:
+            return self.known_parts
         return {} if self.fusion is None else self.fusion.parts(self.features)
 
     @property
@@ -109,7 +113,8 @@ class Network(nn.Module):
         full = {m: features[m] for m in self.modalities}
         device = next(iter(full.values())).device.type
         with torch.autocast(device, enabled=False):
-            return Output(self.fusion(full), full, self.fusion)
+            logits, parts = self.fusion.logits_and_parts(full)
+            return Output(logits, full, self.fusion, parts)
 
     def forward(self, inputs: Mapping[str, Tensor], keep: Sequence[str] | None = None) -> Output:
         """Return the output for a batch; modalities outside ``keep`` are not encoded, and their
