@@ -164,7 +164,7 @@ def _train(
     from mmbench.cli.progress import showing_progress
 
     failed = 0
-    with _stopping_on_signals(), showing_progress() as show:
+    with stopping_on_signals(), showing_progress() as show:
         outcomes = run_request(
             request,
             results,
@@ -177,7 +177,7 @@ def _train(
         for outcome in outcomes:
             is_bad = outcome.what == "failed" or outcome.is_identical is False
             failed += is_bad
-            show.line(_sentence(outcome), is_bad)
+            show.line(sentence(outcome), is_bad)
     if failed:
         raise typer.Exit(1)
 
@@ -187,7 +187,7 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _stopping_on_signals() -> Iterator[None]:
+def stopping_on_signals() -> Iterator[None]:
     """Make SIGTERM stop runs as Ctrl-C does, and say so in one line. The exit code is 128 and the
     signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
 
@@ -207,7 +207,7 @@ def _stopping_on_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _sentence(outcome: Outcome) -> str:
+def sentence(outcome: Outcome) -> str:
     record = outcome.record
     settings = ", ".join(f"{name}={value}" for name, value in record["changed"].items())
     method = f"{record['method']} ({settings})" if settings else record["method"]

@@ -21,7 +21,16 @@ from packaging.utils import canonicalize_name
 # One process builds for all tests here, however many run side by side.
 pytestmark = pytest.mark.xdist_group("packaging")
 
-SOURCES = ("mmbench", "methods", "datasets", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "mmbench",
+    "methods",
+    "datasets",
+    "experiments",
+    "results/reported",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -137,12 +146,25 @@ def test_the_wheel_holds_the_embedded_data_the_licence_and_the_types(wheel: Path
     assert wheel.stat().st_size < 1_000_000
 
 
-def test_git_holds_the_two_folders_of_the_package_as_links(repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "source"), [("experiments", "experiments"), ("reported", "results/reported")]
+)
+def test_the_wheel_holds_experiments_and_accuracies_in_print(
+    folder: str, source: str, wheel: Path, repository: Path
+) -> None:
+    held = zipfile.ZipFile(wheel).namelist()
+    names = {Path(name).name for name in held if name.startswith(f"mmbench/{folder}/")}
+    assert names == {path.name for path in (repository / source).glob("*.yaml")} != set()
+
+
+def test_git_holds_the_folders_of_the_package_as_links(repository: Path) -> None:
     if shutil.which("git") is None or not (repository / ".git").exists():
         pytest.skip("needs a git checkout")
-    staged = run("git", "ls-files", "-s", "mmbench/methods", "mmbench/datasets", cwd=repository)
+    folders = ("methods", "datasets", "experiments", "reported")
+    links = [f"mmbench/{folder}" for folder in folders]
+    staged = run("git", "ls-files", "-s", *links, cwd=repository)
     modes = {line.split("\t")[1]: line.split()[0] for line in staged.splitlines()}
-    assert modes == {"mmbench/methods": "120000", "mmbench/datasets": "120000"}
+    assert modes == dict.fromkeys(links, "120000")
 
 
 def test_constraints_pin_every_dependency_by_version_alone(repository: Path) -> None:
