@@ -1,4 +1,5 @@
 """What each modality contributed to a fused prediction. Definitions: docs/contributions.md.
+What is read from stored runs afterwards: :mod:`mmbench.evaluate.balance`.
 
 Encoders run once (:func:`mmbench.evaluate.readout.read_out`); here only the fusion is evaluated
 again, on features of which some are replaced.
@@ -40,6 +41,8 @@ class Contribution:
     """Value of the prediction with every modality absent."""
     all: float
     """Value of the prediction with every modality present."""
+    losses: dict[str, float]
+    """Leave-one-out: ``all`` less the value with only that modality absent."""
 
 
 def shapley(
@@ -86,8 +89,9 @@ def contribution(
     absent: Mapping[str, Tensor],
     metric: Metric = accuracy,
 ) -> Contribution | None:
-    """Return the Shapley values of the modalities, where ``v(S)`` is the metric of the method's
-    fused prediction for the rows read out, modalities outside S replaced by the stand-ins.
+    """Return the Shapley values of the modalities and what leaving each one out costs, where
+    ``v(S)`` is the metric of the method's fused prediction for the rows read out, modalities
+    outside S replaced by the stand-ins.
 
     ``v(all)`` is the metric of the prediction as read out. The fusion is evaluated ``2^M - 1``
     times. None for a network without modalities.
@@ -104,8 +108,9 @@ def contribution(
         features = masked(readout.features, present, absent)
         return metric(labels, predict_from(run, method, features).numpy())
 
-    values = shapley(modalities, value)
-    return Contribution(values, value(frozenset()), value(frozenset(modalities)))
+    everyone = frozenset(modalities)
+    losses = {m: value(everyone) - value(everyone - {m}) for m in modalities}
+    return Contribution(shapley(modalities, value), value(frozenset()), value(everyone), losses)
 
 
 def permutation(
@@ -133,26 +138,3 @@ def permutation(
             total += metric(labels, predict_from(run, method, features).numpy())
         losses[m] = intact - total / repeats
     return losses
-
-
-def imbalance_range(values: Mapping[str, float]) -> float:
-    """Return ``(max phi - min phi) / sum |phi|`` in [0, 1]: 0 for equal contributions, 1 when one
-    modality contributes everything. NaN where it has no meaning: fewer than two modalities, or no
-    contribution at all."""
-    total = math.fsum(map(abs, values.values()))
-    if len(values) < 2 or total == 0:
-        return math.nan
-    return (max(values.values()) - min(values.values())) / total
-
-
-def imbalance_entropy(values: Mapping[str, float]) -> float:
-    """Return ``1 - H(phi+ / sum phi+) / log M`` in [0, 1], with ``phi+ = max(phi, 0)``: 0 for equal
-    contributions, 1 when a single modality contributes. NaN where it has no meaning: fewer than
-    two modalities, or no positive contribution."""
-    positive = [max(phi, 0.0) for phi in values.values()]
-    total = math.fsum(positive)
-    if len(values) < 2 or total == 0:
-        return math.nan
-    shares = [phi / total for phi in positive]
-    entropy = -math.fsum(share * math.log(share) for share in shares if share > 0)
-    return min(max(1 - entropy / math.log(len(values)), 0.0), 1.0)

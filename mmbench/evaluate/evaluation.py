@@ -36,8 +36,9 @@ class Evaluation:
     per_modality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """``{modality: {readout: {split: accuracy}}}``."""
     contributions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """``{"shapley": {split: {"values": {m: phi}, "none": v, "all": v}}, "permutation":
-    {split: {m: loss of accuracy}}}``; without splits for a network without modalities."""
+    """``{"shapley": {split: {"values": {m: phi}, "none": v, "all": v}}, "leave_one_out" and
+    "permutation": {split: {m: loss of accuracy}}}``; without splits for a network without
+    modalities."""
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     """Arrays by their names in ``predictions.npz``."""
     notes: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ def evaluate(fitted: Fitted, splits: Splits, include_val: bool) -> Evaluation:
     :class:`RunFailed` when the trained network gives features or logits that are not numbers.
     """
     run, method = fitted.run, fitted.method
-    result = Evaluation(contributions={"shapley": {}, "permutation": {}})
+    result = Evaluation(contributions={"shapley": {}, "leave_one_out": {}, "permutation": {}})
     features = _trained_features(run, method)
     labels = run.train.y.cpu().numpy()
     probes = {m: fit_probe(h.numpy(), labels, run.classes) for m, h in features.items()}
@@ -73,7 +74,9 @@ def evaluate(fitted: Fitted, splits: Splits, include_val: bool) -> Evaluation:
                 of_modality = result.per_modality.setdefault(m, {})
                 of_modality.setdefault(kind, {})[name] = accuracy(readout.y.numpy(), logits)
         if (shapley := contribution(run, method, readout, mean)) is not None:
-            result.contributions["shapley"][name] = asdict(shapley)
+            values = asdict(shapley)
+            result.contributions["leave_one_out"][name] = values.pop("losses")
+            result.contributions["shapley"][name] = values
             result.contributions["permutation"][name] = permutation(
                 run, method, readout, run.seed, name
             )

@@ -59,13 +59,22 @@ class Part(BaseModel):
 
 
 class Scores(Part):
-    """Metrics of one split; ``nll`` is in nats."""
+    """Metrics of one split; ``nll`` is in nats.
+
+    None where the record has no number: the run was stored before mmbench had the metric
+    (:func:`mmbench.evaluate.stored.with_metric` computes it), or it is not defined (``auroc`` of a
+    split with one class).
+    """
 
     accuracy: Share
     macro_f1: Share
     nll: Nats
     ece: Share
     brier: FiniteFloat
+    weighted_f1: Share | None = None
+    mean_average_precision: Share | None = None
+    auroc: Share | None = None
+    adaptive_ece: Share | None = None
 
 
 class Shapley(Part):
@@ -81,6 +90,8 @@ class Contributions(Part):
 
     shapley: dict[str, Shapley] = {}
     permutation: dict[str, dict[str, FiniteFloat]] = {}
+    leave_one_out: dict[str, dict[str, FiniteFloat]] = {}
+    """Empty for runs stored before mmbench had it."""
 
 
 class Cost(Part):
@@ -93,6 +104,7 @@ class Cost(Part):
     train_seconds: FiniteFloat
     parameters: int
     peak_memory_bytes: int | None = None
+    step_flops: int | None = None
 
 
 class Unfinished(Part):
@@ -129,6 +141,7 @@ class Finished(Part):
     contributions: Contributions
     cost: Cost
     selected: list[dict[str, Any]]
+    report: dict[str, Any] = {}
     fingerprints: dict[str, str]
     environment: dict[str, Any]
 
@@ -293,7 +306,8 @@ def to_frame(runs: Iterable[StoredRun]) -> pd.DataFrame:
 
     Columns: ``path, dataset, protocol, method, fusion, seed, config_hash, status, reason,
     changed`` (JSON), then ``<split>.<metric>``, ``<split>.<readout>.<modality>``,
-    ``<split>.shapley.<modality>``, ``<split>.permutation.<modality>`` and ``cost.<name>``.
+    ``<split>.shapley.<modality>``, ``<split>.leave_one_out.<modality>``,
+    ``<split>.permutation.<modality>`` and ``cost.<name>``.
     """
     import pandas as pd
 
@@ -326,9 +340,10 @@ def _flat(run: StoredRun) -> dict[str, Any]:
     for split, shapley in record.contributions.shapley.items():
         for m, value in shapley.values.items():
             row[f"{split}.shapley.{m}"] = value
-    for split, losses in record.contributions.permutation.items():
-        for m, value in losses.items():
-            row[f"{split}.permutation.{m}"] = value
+    for kind in ("leave_one_out", "permutation"):
+        for split, losses in getattr(record.contributions, kind).items():
+            for m, value in losses.items():
+                row[f"{split}.{kind}.{m}"] = value
     for name in Cost.model_fields:
         row[f"cost.{name}"] = getattr(record.cost, name)
     return row
@@ -347,8 +362,9 @@ def learning_curves(run: StoredRun) -> pd.DataFrame:
         raise StoreError(f"{file}: cannot be read ({error}); {_AGAIN}") from error
 
 
-def predictions(run: StoredRun) -> dict[str, np.ndarray]:
-    """Return the arrays of predictions.npz, logits ``(N, C)``. Raises :class:`StoreError`."""
+def predictions(run: StoredRun, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of predictions.npz, logits ``(N, C)``, or those of the names that it has:
+    the others are not read. Raises :class:`StoreError`."""
     import zipfile
 
     import numpy as np
@@ -356,6 +372,7 @@ def predictions(run: StoredRun) -> dict[str, np.ndarray]:
     file = run.path / "predictions.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            chosen = arrays.files if names is None else [n for n in names if n in arrays.files]
+            return {name: arrays[name] for name in chosen}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(f"{file}: cannot be read ({error}); {_AGAIN}") from error

@@ -1,5 +1,5 @@
 """Shapley values against all orders of the modalities, their axioms, and networks whose
-contributions are known by construction."""
+contributions are known by construction; leaving one out against predictions row by row."""
 
 import math
 from itertools import chain, combinations, permutations
@@ -15,8 +15,6 @@ from mmbench.config import Recipe
 from mmbench.data.dataset import Modality, Rows, Split
 from mmbench.evaluate.contributions import (
     contribution,
-    imbalance_entropy,
-    imbalance_range,
     masked,
     permutation,
     shapley,
@@ -110,49 +108,6 @@ def test_each_subset_is_valued_once() -> None:
     assert len(asked) == len(set(asked)) == 16
 
 
-# -- indices of imbalance ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "by_range", "by_entropy"),
-    [
-        ({"a": 0.2, "b": 0.2}, 0.0, 0.0),
-        ({"a": 0.2, "b": 0.2, "c": 0.2}, 0.0, 0.0),
-        ({"a": 0.5, "b": 0.0}, 1.0, 1.0),
-        (
-            {"a": 0.3, "b": 0.1},
-            0.5,
-            1 + (0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2),
-        ),
-        ({"a": 0.3, "b": -0.1}, 1.0, 1.0),
-        ({"a": 0.1, "b": 0.1, "c": 0.0}, 0.5, 1 - math.log(2) / math.log(3)),
-    ],
-)
-def test_imbalance_of_known_contributions(
-    values: dict[str, float], by_range: float, by_entropy: float
-) -> None:
-    assert imbalance_range(values) == pytest.approx(by_range, abs=1e-12)
-    assert imbalance_entropy(values) == pytest.approx(by_entropy, abs=1e-12)
-
-
-@pytest.mark.parametrize("values", [{}, {"a": 0.4}, {"a": 0.0, "b": 0.0}])
-def test_imbalance_without_meaning_is_nan(values: dict[str, float]) -> None:
-    assert math.isnan(imbalance_range(values))
-    assert math.isnan(imbalance_entropy(values))
-
-
-def test_imbalance_of_harmful_modalities_alone() -> None:
-    assert imbalance_range({"a": -0.3, "b": -0.1}) == pytest.approx(0.5)
-    assert math.isnan(imbalance_entropy({"a": -0.3, "b": -0.1}))
-
-
-@every_game
-@given(st.dictionaries(st.sampled_from("abcde"), st.floats(-1, 1), min_size=2))
-def test_imbalance_lies_between_0_and_1(values: dict[str, float]) -> None:
-    for index in (imbalance_range(values), imbalance_entropy(values)):
-        assert math.isnan(index) or 0 <= index <= 1 + 1e-12
-
-
 # -- a trained method --------------------------------------------------------------------------
 
 
@@ -200,6 +155,9 @@ def test_contributions_are_those_of_predictions_made_subset_by_subset(fusion: st
     assert found.none == value(frozenset())
     assert found.all == value(frozenset("abc"))
     assert math.fsum(found.values.values()) == pytest.approx(found.all - found.none, abs=1e-12)
+    everyone = frozenset("abc")
+    expected = {m: value(everyone) - value(everyone - {m}) for m in "abc"}
+    assert found.losses == pytest.approx(expected, abs=1e-12)
 
 
 def test_with_every_modality_absent_all_rows_get_one_prediction() -> None:
@@ -258,6 +216,8 @@ def test_the_prediction_is_the_methods_not_the_networks() -> None:
     found = contribution(case.run, case.method, case.readout, absent)
     assert found is not None
     assert found.values["b"] == found.values["c"] == 0
+    assert found.losses["b"] == found.losses["c"] == 0
+    assert found.losses["a"] == pytest.approx(found.all - found.none)
     assert found.values["a"] == pytest.approx(found.all - found.none)
     assert permutation(case.run, case.method, case.readout, 0)["b"] == 0
 

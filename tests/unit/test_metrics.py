@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,12 +11,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
+from sklearn.calibration import calibration_curve
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_auroc,
+    multiclass_average_precision,
+    multiclass_calibration_error,
+)
 
 from mmbench.errors import DataError
-from mmbench.evaluate.metrics import METRICS, accuracy, all_metrics, brier, ece, macro_f1, nll
+from mmbench.evaluate.metrics import (
+    METRICS,
+    accuracy,
+    adaptive_ece,
+    all_metrics,
+    auroc,
+    brier,
+    ece,
+    macro_f1,
+    mean_average_precision,
+    nll,
+    per_class,
+    weighted_f1,
+)
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -47,6 +67,99 @@ def test_accuracy_and_f1_agree_with_scikit_learn(case: Rows) -> None:
         labels, predicted, labels=range(logits.shape[1]), average="macro", zero_division=0
     )
     assert macro_f1(labels, logits) == pytest.approx(expected)
+    expected = sklearn.metrics.f1_score(labels, predicted, average="weighted", zero_division=0)
+    assert weighted_f1(labels, logits) == pytest.approx(expected)
+
+
+@every_case
+@given(predictions())
+def test_rankings_agree_with_scikit_learn_class_by_class(case: Rows) -> None:
+    """Absent classes, ties and a single class included."""
+    labels, logits = case
+    probability = np.exp(log_softmax(logits, axis=1))
+    areas, precisions = [], []
+    found = per_class(labels, logits)
+    for c in range(logits.shape[1]):
+        is_class, p = labels == c, probability[:, c]
+        if is_class.any():
+            precisions.append(sklearn.metrics.average_precision_score(is_class, p))
+            assert found.average_precision[c] == pytest.approx(precisions[-1])
+        else:
+            assert math.isnan(found.average_precision[c])
+        if is_class.any() and not is_class.all():
+            areas.append(sklearn.metrics.roc_auc_score(is_class, p))
+            assert found.auroc[c] == pytest.approx(areas[-1])
+        else:
+            assert math.isnan(found.auroc[c])
+    assert mean_average_precision(labels, logits) == pytest.approx(np.mean(precisions))
+    if areas:
+        assert auroc(labels, logits) == pytest.approx(np.mean(areas))
+    else:
+        assert math.isnan(auroc(labels, logits))
+
+
+def test_rankings_agree_with_torchmetrics() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        classes = int(rng.integers(2, 6))
+        labels = np.concatenate([np.arange(classes), rng.integers(0, classes, 80)])
+        logits = rng.normal(scale=2, size=(len(labels), classes))
+        p, y = torch.from_numpy(softmax(logits, axis=1)), torch.from_numpy(labels)
+        theirs = multiclass_auroc(p, y, classes, average="macro")
+        assert auroc(labels, logits) == pytest.approx(float(theirs), abs=1e-5)
+        theirs = multiclass_average_precision(p, y, classes, average="macro")
+        assert mean_average_precision(labels, logits) == pytest.approx(float(theirs), abs=1e-5)
+
+
+@every_case
+@given(predictions())
+def test_classes_agree_with_scikit_learn(case: Rows) -> None:
+    labels, logits = case
+    classes = range(logits.shape[1])
+    predicted = logits.argmax(axis=1)
+    precision, recall, f1, rows = sklearn.metrics.precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=np.nan
+    )
+    found = per_class(labels, logits)
+    np.testing.assert_allclose(found.precision, precision)
+    np.testing.assert_allclose(found.recall, recall)
+    np.testing.assert_allclose(found.f1, np.nan_to_num(f1))
+    np.testing.assert_array_equal(found.rows, rows)
+
+
+@every_case
+@given(predictions(min_classes=2))
+def test_losses_of_the_classes_make_up_the_whole(case: Rows) -> None:
+    labels, logits = case
+    found = per_class(labels, logits)
+    assert np.sum(found.brier) == pytest.approx(brier(labels, logits))
+    assert np.nansum(found.nll * found.rows) / len(labels) == pytest.approx(nll(labels, logits))
+    p = softmax(logits, axis=1)
+    for c in range(logits.shape[1]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a probability of 1 + 1e-16
+            theirs = sklearn.metrics.brier_score_loss(
+                labels == c, np.minimum(p[:, c], 1), pos_label=True, labels=[False, True]
+            )
+        assert found.brier[c] == pytest.approx(theirs, abs=1e-12)
+
+
+@every_case
+@given(predictions(), st.randoms(use_true_random=False))
+def test_no_metric_depends_on_the_order_of_rows(case: Rows, random: Random) -> None:
+    labels, logits = case
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    again = all_metrics(labels[order], logits[order])
+    assert again == pytest.approx(all_metrics(labels, logits), nan_ok=True, abs=1e-12)
+
+
+@every_case
+@given(predictions())
+def test_shares_lie_between_0_and_1(case: Rows) -> None:
+    for name, value in all_metrics(*case).items():
+        if name not in ("nll", "brier") and not math.isnan(value):
+            assert 0 <= value <= 1 + 1e-12, name
 
 
 @every_case
@@ -95,6 +208,54 @@ def test_ece_agrees_with_loops_and_torchmetrics() -> None:
         assert ece(labels, logits) == pytest.approx(float(theirs), abs=1e-6)
 
 
+def adaptive_ece_by_loops(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Rows are dealt to 15 bins in order of confidence; one as sure as that before joins it."""
+    probability = softmax(logits, axis=1)
+    bins: dict[int, list[tuple[bool, float]]] = {}
+    order = sorted(range(len(labels)), key=lambda i: probability[i].max())
+    bin_of, before = 0, -1.0
+    for rank, i in enumerate(order):
+        confidence = float(probability[i].max())
+        if confidence != before:
+            bin_of, before = rank * 15 // len(labels), confidence
+        right = int(np.argmax(logits[i])) == labels[i]
+        bins.setdefault(bin_of, []).append((right, confidence))
+    return sum(abs(sum(r - c for r, c in rows)) for rows in bins.values()) / len(labels)
+
+
+def test_adaptive_ece_agrees_with_loops_and_with_scikit_learns_quantiles() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels, logits = rng.integers(0, 4, 300), rng.normal(scale=2, size=(300, 4))
+        found = adaptive_ece(labels, logits)
+        assert found == pytest.approx(adaptive_ece_by_loops(labels, logits), abs=1e-12)
+        confidence = softmax(logits, axis=1).max(axis=1)
+        right, mean = calibration_curve(
+            logits.argmax(axis=1) == labels, confidence, n_bins=15, strategy="quantile"
+        )
+        # 300 distinct confidences in 15 bins are 20 rows each.
+        assert found == pytest.approx(np.abs(right - mean).mean(), abs=1e-12)
+
+
+def test_rows_of_equal_confidence_are_one_bin_of_the_adaptive_error() -> None:
+    labels = np.array([0, 1] * 20)
+    assert adaptive_ece(labels, np.zeros((40, 2))) == pytest.approx(0)
+    assert adaptive_ece(np.sort(labels), np.zeros((40, 2))) == pytest.approx(0)
+
+
+def test_class_wise_calibration_agrees_with_torchmetrics() -> None:
+    rng = np.random.default_rng(1)
+    labels, logits = rng.integers(0, 3, 200), rng.normal(scale=2, size=(200, 3))
+    p = softmax(logits, axis=1)
+    for c, found in enumerate(per_class(labels, logits).ece):
+        theirs = binary_calibration_error(
+            torch.from_numpy(p[:, c].copy()),
+            torch.from_numpy((labels == c).astype(np.int64)),
+            n_bins=15,
+        )
+        assert found == pytest.approx(float(theirs), abs=1e-6)
+
+
 def test_ece_of_a_certain_and_a_uniform_prediction() -> None:
     certain = np.array([[200.0, 0.0], [200.0, 0.0], [200.0, 0.0], [200.0, 0.0]])
     assert ece(np.array([0, 0, 0, 1]), certain) == pytest.approx(0.25)
@@ -115,8 +276,10 @@ def test_ties_go_to_the_first_class() -> None:
 
 
 def test_one_class_is_always_right() -> None:
-    expected = {"accuracy": 1.0, "macro_f1": 1.0, "nll": 0.0, "ece": 0.0, "brier": 0.0}
-    assert all_metrics(np.zeros(3, np.int64), np.array([[1.0], [-5.0], [0.0]])) == expected
+    found = all_metrics(np.zeros(3, np.int64), np.array([[1.0], [-5.0], [0.0]]))
+    assert math.isnan(found.pop("auroc"))
+    best = dict.fromkeys(("accuracy", "macro_f1", "weighted_f1", "mean_average_precision"), 1.0)
+    assert found == best | dict.fromkeys(("nll", "ece", "adaptive_ece", "brier"), 0.0)
 
 
 def test_a_class_that_never_occurs_counts_as_zero_in_f1() -> None:
