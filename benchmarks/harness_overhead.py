@@ -131,14 +131,14 @@ def measure(workload: Workload, epochs: int, device: torch.device) -> Turn:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--encoder", choices=[*WORKLOADS, "both"], default="both")
-    parser.add_argument("--epochs", type=int, help="pairs of epochs (mlp: 200, resnet18: 40)")
+    parser.add_argument("--epochs", type=int, help="pairs of epochs (mlp: 200, resnet18: 12)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     for name in WORKLOADS if asked.encoder == "both" else [asked.encoder]:
         workload = WORKLOADS[name]
-        epochs: int = asked.epochs or {"mlp": 200, "resnet18": 40}[name]
+        epochs: int = asked.epochs or {"mlp": 200, "resnet18": 12}[name]
         turn = measure(workload, epochs, torch.device(asked.device))
         # The first pair warms up.
         pairs = list(zip(turn.harness_seconds[1:], turn.bare_seconds[1:], strict=True))

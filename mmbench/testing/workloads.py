@@ -41,7 +41,7 @@ WORKLOADS = {
     ),
     "resnet18": Workload(
         {"picture": picture("image", 3, 32, 32), "sound": picture("spectrogram", 1, 32, 32)},
-        16,
+        80,
         8,
         1.02,
     ),
