@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.errors import RequestError, StoreError, unknown_name
+from mmbench.evaluate.stored import with_metric
 from mmbench.report import remarks
 from mmbench.report.rows import (
     CONTROLS,
     DEFAULT_REFERENCE,
+    METRICS,
     TRAINING,
     Metric,
     Row,
     best,
+    best_first,
     difference,
     metric_named,
     shown,
 )
-from mmbench.report.statistics import summarise
+from mmbench.report.statistics import corrected, summarise
 from mmbench.store.frame import StoredRun, load_runs
 
 
@@ -78,7 +81,7 @@ def compare(
 ) -> Comparison:
     """Return the stored runs as groups of comparable rows, with differences to a reference.
 
-    ``methods`` are names of methods or labels of rows to show; the reference is always shown.
+    ``methods`` are names of methods or labels of rows to show; reference and controls always are.
     ``reference`` is a method or a row's label, ``metric`` one of
     :data:`~mmbench.report.rows.METRICS` or a modality's accuracy by a readout (``probe.audio``).
     Runs are paired by seed where split and data are the same by their fingerprints. Raises
@@ -97,6 +100,7 @@ def compare(
         causes = [f"{run.name} {run.status}: {run.reason}" for run in runs] + list(left_out)
         raise StoreError(f"{root}: no finished run to compare ({causes[0]})")
     measure = metric_named(metric, done)
+    done = [with_metric(run, metric) for run in done]
     lacking = Counter(r.method for r in done if measure.read(r.finished) is None)
     left_out += tuple(f"{method}, {n} runs: no {metric}" for method, n in lacking.items())
     keyed: dict[tuple[str, str, str], list[StoredRun]] = {}
@@ -110,6 +114,16 @@ def compare(
         if methods is None or any(_named(row, methods) for row in draft.rows)
     ]
     return Comparison(Path(root), measure, tuple(groups), left_out)
+
+
+def labels_of(runs: Sequence[StoredRun]) -> dict[tuple[str, str], str]:
+    """Return the label of each setting, by method and hash, as it stands in a table of these
+    finished runs alone."""
+    keyed: dict[tuple[str, str, str], list[StoredRun]] = {}
+    for run in runs:
+        keyed.setdefault(_key(run), []).append(run)
+    drafts = (_draft(found, METRICS["accuracy"]) for found in keyed.values())
+    return {(row.method, row.config_hash): row.label for draft in drafts for row in draft.rows}
 
 
 def _of(runs: list[StoredRun], attribute: str, wanted: str | None) -> list[StoredRun]:
@@ -200,23 +214,23 @@ def _with_hash(label: str, row: Row) -> str:
 def _ordered(rows: Sequence[Row], modalities: Sequence[str], metric: Metric) -> tuple[Row, ...]:
     """Controls first in their fixed order, then methods from best to worst, the variants of a
     method together with the plainest of them first."""
-    sign = -1 if metric.higher_is_better else 1
-    leading = {
-        row.method: min(sign * r.value.mean for r in rows if r.method == row.method) for row in rows
-    }
+    places = {row.label: best_first(row.value.mean, metric) for row in rows}
+    leading: dict[str, tuple[bool, float]] = {}
+    for row in rows:
+        leading[row.method] = min(leading.get(row.method, (True, 0.0)), places[row.label])
 
     def key(row: Row) -> tuple[Any, ...]:
         control = CONTROLS.index(row.method) if row.method in CONTROLS else len(CONTROLS)
         modality = row.settings.get("modality")
         place = modalities.index(modality) if modality in modalities else len(modalities)
-        leader = leading[row.method] if control == len(CONTROLS) else 0.0
+        leader = leading[row.method] if control == len(CONTROLS) else (False, 0.0)
         return (
             control,
             leader,
             row.method,
             len(row.settings),
             place,
-            sign * row.value.mean,
+            places[row.label],
             row.label,
         )
 
@@ -256,16 +270,23 @@ def _unimodal_rows(rows: Sequence[Row]) -> dict[str, Row]:
     return {m: found[m] for m in sorted(found, key=lambda m: rows.index(found[m]))}
 
 
+def _controls(rows: Sequence[Row]) -> list[Row]:
+    """Return the plainest row of each control, of the unimodal ones one for each modality."""
+    found: dict[tuple[str, object], Row] = {}
+    for row in rows:  # the plainest comes first
+        if row.method in CONTROLS:
+            found.setdefault((row.method, row.settings.get("modality")), row)
+    return list(found.values())
+
+
 def _finish(
     draft: _Draft, unfinished: Sequence[StoredRun], methods: Sequence[str] | None, reference: str
 ) -> Group:
     metric = draft.metric
     base = _reference_row(draft.rows, reference)
-    rows = tuple(
-        row if base is None else _compared(row, base, metric)
-        for row in draft.rows
-        if methods is None or _named(row, methods) or row is base
-    )
+    always = [base, *_controls(draft.rows)]
+    chosen = [r for r in draft.rows if methods is None or _named(r, methods) or r in always]
+    rows = tuple(chosen if base is None else _compared(chosen, base, metric))
     first = rows[0].runs[0]
     missing = tuple(run for run in unfinished if _belongs(run, first))
     name, protocol = first.dataset, first.finished.protocol
@@ -304,7 +325,10 @@ def _belongs(run: StoredRun, first: StoredRun) -> bool:
     return True
 
 
-def _compared(row: Row, base: Row, metric: Metric) -> Row:
-    if row is base:
-        return replace(row, is_reference=True)
-    return replace(row, difference=difference(row, base, metric))
+def _compared(rows: Sequence[Row], base: Row, metric: Metric) -> list[Row]:
+    """Return the rows with their differences to one of them, corrected for their number."""
+    found = [None if row is base else difference(row, base, metric) for row in rows]
+    return [
+        replace(row, difference=d, is_reference=row is base)
+        for row, d in zip(rows, corrected(found), strict=True)
+    ]

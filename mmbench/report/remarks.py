@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from mmbench.report.power import MOST_SEEDS, POWER
 from mmbench.report.rows import (
     CONTROLS,
     TRAINING,
@@ -14,19 +17,25 @@ from mmbench.report.rows import (
     same_data,
     shown,
 )
-from mmbench.report.statistics import Difference
+from mmbench.report.statistics import LEVEL, Difference, fewest_seeds, seeds_in_words
 from mmbench.store.frame import StoredRun
+
+LISTED = 8
+"""Rows named in a sentence; the table has the rest."""
+
+HINTED = 4
+"""Rows named where a sentence is only a hint."""
 
 
 def in_words(d: Difference, metric: Metric) -> str:
     """Return a difference as ``+1.4 points [+0.4, +2.4], p = 0.021``."""
     if d.mean is None:
-        return "no common seed"
+        return d.remark or "no difference"
     text = f"{metric.change(d.mean)} {metric.step}".rstrip()
     if d.low is not None and d.high is not None:
         text += f" [{metric.change(d.low)}, {metric.change(d.high)}]"
-    if d.p is not None:
-        text += f", p {p_in_words(d.p, '= ')}"
+    if d.final_p is not None:
+        text += f", p {p_in_words(d.final_p, '= ')}"
     return f"{text} ({d.remark})" if d.remark and d.p is not None else text
 
 
@@ -37,31 +46,114 @@ def p_in_words(p: float, equals: str = "") -> str:
 def verdict(
     rows: Sequence[Row], base: Row | None, reference: str, metric: Metric
 ) -> tuple[str, ...]:
-    """Return what can be said of the rows against the reference row, in sentences."""
+    """Return what can be said of the rows against the reference row, in sentences.
+
+    Where there are too few seeds for any verdict, that is said first, then what the intervals hint
+    at. In either case the rows nearest to a verdict are named with the seeds that it would take.
+    """
     if base is None:
         return (_without_reference(rows, reference, metric),)
     others = [(row, row.difference) for row in rows if row.difference is not None]
     tested = [(row, d) for row, d in others if d.p is not None]
-    apart = sum(d.verdict != "not distinguishable" for _, d in tested)
-    sentences = [
-        f"{apart} of {len(others)} rows {'is' if apart == 1 else 'are'} distinguishable from "
-        f"{base.label} (test {metric.title} {metric.with_unit(base.value.mean)})."
-    ]
-    for word in ("better", "worse"):
-        found = [f"{r.label} {in_words(d, metric)}" for r, d in tested if d.verdict == word]
-        if found:
-            sentences.append(f"{word.capitalize()}: {'; '.join(found)}.")
-    same = [r.label for r, d in tested if d.verdict == "not distinguishable"]
-    if same:
-        sentences.append(f"Not distinguishable: {'; '.join(same)}.")
+    found = [(row, d) for row, d in tested if d.verdict != "not distinguishable"]
+    open_still = [(row, d) for row, d in tested if d.verdict == "not distinguishable"]
+    hopeless = [(row, d) for row, d in tested if not _is_attainable(d)]
+    count = (
+        f"{len(found)} of {len(others)} rows {'is' if len(found) == 1 else 'are'} distinguishable "
+        f"from {base.label} (test {metric.title} {metric.with_unit(base.value.mean)})"
+    )
+    if tested and len(hopeless) == len(tested):
+        sentences = [f"{count}: {_too_few(tested)}", *_hints(tested, metric)]
+    else:
+        sentences = [f"{count}{_after_correction(tested)}.", *_found(found, metric)]
+        if open_still:
+            sentences.append(f"Not distinguishable: {_listed([r.label for r, _ in open_still])}.")
+        sentences += _out_of_reach(hopeless)
+    sentences += _needed(open_still)
     untested = [f"{row.label} ({d.remark})" for row, d in others if d.p is None]
     if untested:
-        sentences.append(f"Not tested: {'; '.join(untested)}.")
-    limits = {d.pairs: d.smallest_p for _, d in tested}
-    if limits:
-        said = [f"{p:.3g} with {pairs} pairs" for pairs, p in sorted(limits.items())]
-        sentences.append(f"Smallest p that a sign-flip test could reach: {', '.join(said)}.")
+        sentences.append(f"Not tested: {_listed(untested, '; ')}.")
     return tuple(sentences)
+
+
+Tested = Sequence[tuple[Row, Difference]]
+
+
+def _is_attainable(d: Difference) -> bool:
+    return d.attainable_p is None or d.attainable_p < LEVEL
+
+
+def _after_correction(tested: Tested) -> str:
+    if len(tested) < 2:
+        return ""
+    return f"; p after Holm's correction for {len(tested)} tests"
+
+
+def _found(found: Tested, metric: Metric) -> Iterable[str]:
+    for word in ("better", "worse"):
+        named = [f"{r.label} {in_words(d, metric)}" for r, d in found if d.verdict == word]
+        if named:
+            yield f"{word.capitalize()}: {_listed(named, '; ')}."
+
+
+def _too_few(tested: Tested) -> str:
+    """Say that nothing could have been found, and how many seeds it takes."""
+    most = max((d for _, d in tested), key=lambda d: d.pairs)
+    k, smallest = most.comparisons, most.smallest_p or 1.0
+    after = f" ({min(1.0, k * smallest):.3g} corrected for {k} tests)" if k > 1 else ""
+    return (
+        f"with {most.pairs} paired seeds none could be, however large its difference, as p cannot "
+        f"fall below {smallest:.3g}{after}. A verdict takes {fewest_seeds(k)} seeds or more."
+    )
+
+
+def _hints(tested: Tested, metric: Metric) -> Iterable[str]:
+    clear = [
+        (row, d)
+        for row, d in tested
+        if d.low is not None and d.high is not None and d.low * d.high > 0
+    ]
+    if clear:
+        named = [
+            f"{row.label} {metric.change(d.mean)} {metric.step}".rstrip()
+            for row, d in sorted(clear, key=lambda pair: pair[0].method in CONTROLS)
+            if d.mean is not None
+        ]
+        yield (
+            "Hints, not verdicts (95 % intervals without 0, uncorrected, for normal differences): "
+            f"{_listed(named, most=HINTED)}."
+        )
+
+
+def _out_of_reach(hopeless: Tested) -> Iterable[str]:
+    if hopeless:
+        named = [f"{row.label} ({d.pairs} pairs)" for row, d in hopeless]
+        yield f"Too few pairs for a verdict, however large the difference: {_listed(named)}."
+
+
+def _needed(open_still: Tested) -> Iterable[str]:
+    """Name the rows that are nearest to a verdict, methods before controls, and the seeds that it
+    would take."""
+    moved = [(d.seeds_needed, row) for row, d in open_still if d.mean]
+    asked = [pair for pair in moved if pair[1].method not in CONTROLS] or moved
+    near = sorted((n, row.label) for n, row in asked if n is not None)
+    if near:
+        named = [f"{label} {n}" for n, label in near[:HINTED]]
+        yield (
+            "Paired seeds that would show a difference like the observed one "
+            f"({100 * POWER:.0f} % power), about: {', '.join(named)}."
+        )
+    elif asked:
+        labels = _listed([row.label for _, row in asked], most=HINTED)
+        yield (
+            f"More than {MOST_SEEDS:,} seeds would be needed to show differences as small as those "
+            f"of {labels}."
+        )
+
+
+def _listed(words: Sequence[str], comma: str = ", ", most: int = LISTED) -> str:
+    more = f"{comma}and {len(words) - most} more" if len(words) > most else ""
+    return comma.join(words[:most]) + more
 
 
 def _without_reference(rows: Sequence[Row], reference: str, metric: Metric) -> str:
@@ -86,6 +178,7 @@ def warnings(
         *_about_controls(stored, metric),
         *_about_reference(stored, base, reference),
         *_about_pairs(rows, base),
+        *_about_numbers(rows, metric),
         *_about_training(rows),
         *_about_versions(rows),
         *_about_seeds(rows),
@@ -114,17 +207,21 @@ def _about_controls(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
             continue
         ahead = control.value.mean - fused.value.mean
         if ahead > 0 if metric.higher_is_better else ahead < 0:
-            d = difference(control, fused, metric)
+            rivals = sum(row.method == control.method for row in rows)
+            d = _corrected_for(rivals, difference(control, fused, metric))
+            apart = d.verdict != "not distinguishable"
             tested = f"paired {in_words(d, metric)}" if d.p is not None else "not tested"
             yield (
-                f"{what}, {control.label} ({metric.with_unit(control.value.mean)}), beats the best "
-                f"fused method, {fused.label} ({metric.with_unit(fused.value.mean)}): {tested}, "
-                f"{_apart(d)}."
+                f"{what}, {control.label} ({metric.with_unit(control.value.mean)}), "
+                f"{'beats' if apart else 'is ahead of'} the best fused method, {fused.label} "
+                f"({metric.with_unit(fused.value.mean)}): {tested}, "
+                f"{'distinguishable' if apart else 'not distinguishable'}."
             )
 
 
-def _apart(d: Difference) -> str:
-    return "not distinguishable" if d.verdict == "not distinguishable" else "distinguishable"
+def _corrected_for(count: int, d: Difference) -> Difference:
+    """Return a difference of the best of so many rows: its p-value times their number."""
+    return d if d.p is None else replace(d, p_holm=min(1.0, count * d.p), comparisons=count)
 
 
 def _about_reference(rows: Sequence[Row], base: Row | None, name: str) -> Iterable[str]:
@@ -154,18 +251,24 @@ def _about_pairs(rows: Sequence[Row], base: Row | None) -> Iterable[str]:
         other = [r.seed for r in row.runs if r.seed in theirs and not same_data(r, theirs[r.seed])]
         if alone:
             yield (
-                f"{row.label}: {_seeds(alone)} not paired, as {base.label} has no such run; "
-                "counted in the mean, not in the difference."
+                f"{row.label}: {seeds_in_words(alone)} not paired, as {base.label} has no such "
+                "run; counted in the mean, not in the difference."
             )
         if other:
             yield (
-                f"{row.label}: {_seeds(other)} not paired, as split or data differ from those of "
-                f"{base.label} (fingerprints); run both again on the same data."
+                f"{row.label}: {seeds_in_words(other)} not paired, as split or data differ from "
+                f"those of {base.label} (fingerprints); run both again on the same data."
             )
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+def _about_numbers(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
+    for row in rows:
+        bad = [seed for seed, value in row.metric(metric).items() if not math.isfinite(value)]
+        if bad:
+            yield (
+                f"{row.label}: {metric.title} of {seeds_in_words(bad)} is not a number (infinite); "
+                "the row has no mean, no interval and no test."
+            )
 
 
 def _about_training(rows: Sequence[Row]) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -42,7 +43,8 @@ class Metric:
         if dot:
             return record.per_modality.get(modality, {}).get(readout, {}).get(split)
         scores = record.metrics.get(split)
-        return None if scores is None else float(getattr(scores, readout))
+        score = None if scores is None else getattr(scores, readout)
+        return None if score is None else float(score)
 
     def value(self, number: float) -> str:
         return f"{number * self.scale:.{self.decimals}f}"
@@ -61,8 +63,12 @@ METRICS = {
     for metric in (
         Metric("accuracy", "accuracy", 100, "%", "points", 1, True),
         Metric("macro_f1", "macro F1", 100, "%", "points", 1, True),
+        Metric("weighted_f1", "weighted F1", 100, "%", "points", 1, True),
+        Metric("mean_average_precision", "mean average precision", 100, "%", "points", 1, True),
+        Metric("auroc", "area under the ROC curve", 100, "%", "points", 1, True),
         Metric("nll", "negative log-likelihood", 1, "nats", "nats", 3, False),
         Metric("ece", "expected calibration error", 100, "%", "points", 1, False),
+        Metric("adaptive_ece", "adaptive calibration error", 100, "%", "points", 1, False),
         Metric("brier", "Brier score", 1, "", "", 3, False),
     )
 }
@@ -149,9 +155,15 @@ class Row:
 
 
 def best(rows: Iterable[Row], metric: Metric) -> Row | None:
-    """Return the row with the best mean, or None of none."""
-    ordered = sorted(rows, key=lambda r: r.value.mean, reverse=metric.higher_is_better)
-    return ordered[0] if ordered else None
+    """Return the row with the best mean, or None of none; a mean that is not a number is last."""
+    return min(rows, key=lambda r: best_first(r.value.mean, metric), default=None)
+
+
+def best_first(mean: float, metric: Metric) -> tuple[bool, float]:
+    """Return what puts means in order, the best first and what is not a number last."""
+    if not math.isfinite(mean):
+        return True, 0.0
+    return False, -mean if metric.higher_is_better else mean
 
 
 def shown(value: Any) -> str:

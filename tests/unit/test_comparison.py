@@ -12,9 +12,9 @@ from mmbench.report.rows import METRICS
 from mmbench.store.frame import load_runs, predictions
 from tests.unit.records import metrics, write_run, write_setting
 
-JOINT = [0.80, 0.81, 0.79, 0.80, 0.82]
-BETTER = [0.85, 0.87, 0.84, 0.85, 0.88]
-SAME = [0.81, 0.79, 0.80, 0.82, 0.80]
+JOINT = [0.80, 0.81, 0.79, 0.80, 0.82, 0.80, 0.81, 0.79]
+BETTER = [0.85, 0.87, 0.84, 0.85, 0.88, 0.86, 0.85, 0.84]
+SAME = [0.82, 0.80, 0.80, 0.80, 0.83, 0.79, 0.82, 0.80]
 
 
 def only(root: Path, **options: str | list[str]) -> Group:
@@ -103,11 +103,18 @@ def test_values_and_differences_are_those_of_the_predictions(tmp_path: Path, met
     assert ogm.difference is not None
     assert ogm.value.mean == pytest.approx(np.mean(by_method["ogm"]))
     expected = stats.ttest_rel(by_method["ogm"], by_method["joint"])
-    assert ogm.difference.p == pytest.approx(expected.pvalue)
-    better = (
-        expected.statistic > 0 if metric in ("accuracy", "macro_f1") else expected.statistic < 0
+    assert ogm.difference.p_t == pytest.approx(expected.pvalue)
+    flips = stats.permutation_test(
+        (np.subtract(by_method["ogm"], by_method["joint"]),),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=10_000,
     )
-    word = "not distinguishable" if expected.pvalue >= 0.05 else "better" if better else "worse"
+    # scipy doubles the smaller tail, in which ties count too.
+    assert ogm.difference.p == pytest.approx(flips.pvalue, abs=2 / 2**7)
+    assert ogm.difference.p_holm == ogm.difference.p
+    better = (expected.statistic > 0) == METRICS[metric].higher_is_better
+    word = "not distinguishable" if flips.pvalue >= 0.05 else "better" if better else "worse"
     assert ogm.difference.verdict == word
 
 
@@ -116,13 +123,96 @@ def test_the_verdict_names_what_is_distinguishable_and_by_how_much(tmp_path: Pat
     write_setting(tmp_path, "good", BETTER)
     write_setting(tmp_path, "same", SAME)
     write_setting(tmp_path, "single", [0.9])
-    verdict = only(tmp_path).verdict
-    text = " ".join(verdict)
-    assert verdict[0].startswith("1 of 3 rows is distinguishable from joint")
-    assert "Better: good +5.4 points" in text
+    group = only(tmp_path)
+    text = " ".join(group.verdict)
+    good, same = (
+        row.difference for row in group.rows if row.difference and row.difference.p is not None
+    )
+    # Of one sign in all 8 pairs: 2 of 2^8 assignments, for 2 rows.
+    assert (good.p, good.p_holm, good.comparisons) == (2 / 256, 4 / 256, 2)
+    assert group.verdict[0] == (
+        "1 of 3 rows is distinguishable from joint (test accuracy 80.2 %); p after Holm's "
+        "correction for 2 tests."
+    )
+    assert f"Better: good +5.2 points [{100 * (good.low or 0):+.1f}, " in text
+    assert "], p = 0.016." in text
     assert "Not distinguishable: same." in text
     assert "Not tested: single (one seed: no interval; add --seed)." in text
-    assert "sign-flip test could reach: 0.0625 with 5 pairs" in text
+    assert same.seeds_needed is not None
+    assert f"(80 % power), about: same {same.seeds_needed}." in text
+
+
+def test_with_few_seeds_it_says_what_cannot_be_said_and_how_many_it_takes(tmp_path: Path) -> None:
+    for method, level in (("joint", JOINT), ("good", BETTER), ("same", SAME)):
+        write_setting(tmp_path, method, level[:5])
+    write_setting(tmp_path, "majority", [0.25] * 5, probes={}, updates=0)
+    group = only(tmp_path)
+    assert {row.difference.verdict for row in group.rows if row.difference} == {
+        "not distinguishable"
+    }
+    assert group.verdict[0] == (
+        "0 of 3 rows are distinguishable from joint (test accuracy 80.4 %): with 5 paired seeds "
+        "none could be, however large its difference, as p cannot fall below 0.0625 (0.188 "
+        "corrected for 3 tests). A verdict takes 7 seeds or more."
+    )
+    assert group.verdict[1].startswith("Hints, not verdicts (95 % intervals without 0")
+    assert group.verdict[1].endswith(": good +5.4 points, majority -55.4 points.")
+    assert "about: good 7, same " in group.verdict[2]
+    assert len(group.verdict) == 3
+    # 7 seeds are enough, as was said.
+    for seed in (5, 6):
+        for method, level in (("joint", JOINT), ("good", BETTER), ("same", SAME)):
+            write_run(tmp_path, method, seed, level[seed])
+        write_run(tmp_path, "majority", seed, 0.25, probes={}, updates=0)
+    assert "Better: good" in " ".join(only(tmp_path).verdict)
+
+
+def test_rows_with_too_few_pairs_among_others_are_named(tmp_path: Path) -> None:
+    write_setting(tmp_path, "joint", JOINT)
+    write_setting(tmp_path, "good", BETTER)
+    write_setting(tmp_path, "short", BETTER[:3])
+    text = " ".join(only(tmp_path).verdict)
+    assert "Better: good" in text
+    assert "Not distinguishable: short." in text
+    assert "Too few pairs for a verdict, however large the difference: short (3 pairs)." in text
+
+
+def test_long_tables_do_not_flood_the_verdict(tmp_path: Path) -> None:
+    write_setting(tmp_path, "joint", JOINT[:2])
+    for i in range(12):
+        write_setting(tmp_path, f"method{i}", [0.3 + i / 50, 0.3125 + i / 50])
+    group = only(tmp_path)
+    assert len(group.rows) == 13
+    assert len(" ".join(group.verdict)) < 700
+    assert ", and 8 more." in group.verdict[1]
+
+
+def test_equal_rows_everywhere_are_not_distinguishable(tmp_path: Path) -> None:
+    for method in ("joint", "ogm", "pmr"):
+        write_setting(tmp_path, method, SAME)
+    group = only(tmp_path)
+    assert group.verdict == (
+        "0 of 2 rows are distinguishable from joint (test accuracy 80.8 %); p after Holm's "
+        "correction for 2 tests.",
+        "Not distinguishable: ogm, pmr.",
+    )
+
+
+def test_an_infinite_loss_is_told_and_never_a_number(tmp_path: Path) -> None:
+    scores = {"accuracy": 0.9, "macro_f1": 0.9, "nll": None, "ece": 0.1, "brier": 0.2}
+    write_setting(tmp_path, "joint", JOINT)
+    write_setting(tmp_path, "alpha", BETTER[:7])
+    write_run(tmp_path, "alpha", 7, 0.9, record_changes={"metrics": {"test": scores}})
+    write_setting(tmp_path, "beta", SAME)
+    group = only(tmp_path, metric="nll")
+    assert labels(group) == ["joint", "beta", "alpha"]  # what has no mean comes last
+    broken = group.rows[2]
+    assert broken.difference is not None
+    assert (broken.difference.mean, broken.difference.p) == (None, None)
+    assert warned(group, "alpha: negative log-likelihood of seed 7 is not a number")
+    assert "Not tested: alpha (not a number in seed 7: no difference)." in group.verdict
+    assert only(tmp_path).rows[1].difference is not None
+    assert "alpha" in " ".join(only(tmp_path).verdict)
 
 
 def test_runs_on_other_data_are_not_paired_and_are_named(tmp_path: Path) -> None:
@@ -175,7 +265,7 @@ def test_a_control_that_beats_every_fused_method_is_pointed_out(tmp_path: Path) 
     write_setting(tmp_path, "unimodal", low, changed={"modality": "fourier"}, probes={})
     group = only(tmp_path)
     assert warned(group, "ensemble", "beats the best fused method", ", distinguishable")
-    assert not warned(group, "unimodal", "beats")
+    assert not warned(group, "unimodal", "best fused")
     write_setting(tmp_path, "unimodal", BETTER, changed={"modality": "zernike"}, probes={})
     assert warned(only(tmp_path), "unimodal[zernike]", "beats the best fused method")
     # Of a loss, the lower is the better: the ensemble is right more often and loses less.
@@ -220,10 +310,10 @@ def test_an_untroubled_comparison_has_no_warnings(tmp_path: Path) -> None:
 
 def test_a_record_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
     write_setting(tmp_path, "joint", JOINT)
-    folder = write_run(tmp_path, "joint", 7, 0.99)
+    folder = write_run(tmp_path, "joint", 9, 0.99)
     (folder / "record.json").write_text("{")
     found = compare(tmp_path)
-    assert found.groups[0].rows[0].seeds == (0, 1, 2, 3, 4)
+    assert found.groups[0].rows[0].seeds == tuple(range(len(JOINT)))
     assert len(found.left_out) == 1
     assert str(folder / "record.json") in found.left_out[0]
 
@@ -246,7 +336,8 @@ def test_unknown_names_suggest_near_ones(tmp_path: Path) -> None:
 
 
 def test_a_modality_can_be_compared_by_a_readout(tmp_path: Path) -> None:
-    probes = {"joint": (0.50, 0.53, 0.47), "ogm": (0.60, 0.64, 0.58)}
+    steps = (0.0, 0.03, -0.03, 0.01, 0.02, -0.02)
+    probes = {"joint": [0.5 + s for s in steps], "ogm": [0.6 + 1.2 * s for s in steps]}
     for method, values in probes.items():
         for seed, probe in enumerate(values):
             write_run(tmp_path, method, seed, 0.8, probes={"fourier": probe, "zernike": 0.6})
@@ -255,11 +346,12 @@ def test_a_modality_can_be_compared_by_a_readout(tmp_path: Path) -> None:
     (group,) = found.groups
     assert [row.method for row in group.rows] == ["joint", "ogm"]
     joint, ogm = group.rows
-    assert joint.value.mean == pytest.approx(0.50, abs=0.5 / 400)
+    assert joint.value.mean == pytest.approx(np.mean(probes["joint"]), abs=0.5 / 400)
     assert ogm.difference is not None
     first, second = (list(row.metric(group.metric).values()) for row in (ogm, joint))
     expected = stats.ttest_rel(first, second)
-    assert ogm.difference.p == pytest.approx(expected.pvalue)
+    assert ogm.difference.p_t == pytest.approx(expected.pvalue)
+    assert ogm.difference.p == 2 / 64
     assert ogm.difference.verdict == "better"
     assert found.left_out == ("majority, 1 runs: no probe.fourier",)
     with pytest.raises(RequestError, match=r"probe\.fourier"):
