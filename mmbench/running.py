@@ -191,6 +191,7 @@ def _fill(record: RunRecord, job: Job, fitted: Fitted, evaluation: Evaluation) -
         "stage_seconds": fitted.seconds,
         "parameters": sum(p.numel() for p in learned if p.requires_grad),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(run.device) if is_gpu else None,
+        "step_flops": fitted.step_flops,
     }
 
 

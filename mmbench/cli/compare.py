@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mmbench.report.columns import View
 
 
 def compare(
@@ -26,13 +29,26 @@ def compare(
             "such as probe.audio."
         ),
     ] = "accuracy",
-    format: Annotated[str, typer.Option(help="text, markdown, csv or latex.")] = "text",
+    format: Annotated[str, typer.Option(help="text, markdown, csv, latex or html.")] = "text",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these columns, in this order, by name: accuracy,interval,difference,p_holm,"
+            "verdict,probe.audio,updates ...; 'help' lists them."
+        ),
+    ] = None,
     readout: Annotated[
-        str,
-        typer.Option(help="What reads a modality: probe, split, own_head or zero_feature."),
-    ] = "probe",
+        str | None,
+        typer.Option(
+            help="What reads a modality: probe (the default), split, own_head or zero_feature."
+        ),
+    ] = None,
     shapley: Annotated[
         bool, typer.Option("--shapley", help="Add each modality's share of the Shapley values.")
+    ] = False,
+    reported: Annotated[
+        bool,
+        typer.Option("--reported", help="Add accuracies in print, with their sources."),
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write tables and figures to, in all formats.")
@@ -41,33 +57,58 @@ def compare(
     """Compare stored runs: means with intervals, paired differences, contributions and cost.
 
     Prints a table for each dataset and protocol, after a verdict in words. With --output, tables
-    (txt, md, csv, tex) and figures (png, svg) are written too.
+    (txt, md, csv, tex, html) and figures (png, svg) are written too.
     """
-    import shutil
-
     from mmbench.errors import unknown_name
     from mmbench.report import comparison as comparisons
     from mmbench.report import tables
-    from mmbench.report.rows import READOUTS
+    from mmbench.report.columns import check_columns, known_columns
 
     if format not in tables.FORMATS:
         raise unknown_name("--format", format, tables.FORMATS)
-    chosen_readout = next((name for name in READOUTS if name == readout), None)
-    if chosen_readout is None:
-        raise unknown_name("--readout", readout, READOUTS)
+    view = _view(columns, readout, shapley, reported)
     found = comparisons.compare(results, dataset, protocol, method or None, reference, metric)
-    tables.check_readout(found, chosen_readout)
-    width = shutil.get_terminal_size((120, 24)).columns
-    typer.echo(tables.rendered(found.groups, format, chosen_readout, shapley, width), nl=False)
+    if columns == "help":
+        typer.echo("\n".join(known_columns(found.groups)))
+        return
+    check_columns(found.groups, view)
+    tables.check_readout(found, view.readout)
+    typer.echo(tables.rendered(found.groups, format, view), nl=False)
     for line in found.left_out:
         typer.echo(f"warning: left out: {line}", err=True)
     if format == "csv":
         for group in found.groups:
-            for line in tables.remarks_of(group):
+            for line in tables.remarks_of(group, view):
                 typer.echo(f"{group.name}: {line}", err=True)
     if output is not None:
         from mmbench.report.files import write_comparison
 
-        written, remarks = write_comparison(found, output, chosen_readout, shapley)
+        written, remarks = write_comparison(found, output, view)
         for line in (*remarks, *(f"wrote {file}" for file in written)):
             typer.echo(line, err=format != "text")
+
+
+def _view(columns: str | None, readout: str | None, shapley: bool, reported: bool) -> View:
+    """Return what the options ask to see; a wrong or unused one is an error."""
+    import shutil
+
+    from mmbench.errors import RequestError, unknown_name
+    from mmbench.report.columns import View
+    from mmbench.report.reported import load_reported
+    from mmbench.report.rows import READOUTS
+
+    if columns is not None and (readout is not None or shapley):
+        name = "--readout" if readout is not None else "--shapley"
+        example = f"{readout}" if readout is not None else "share"
+        raise RequestError(f"{name} has no effect beside --columns: name '{example}' among them")
+    chosen = next((name for name in READOUTS if name == (readout or "probe")), None)
+    if chosen is None:
+        raise unknown_name("--readout", str(readout), READOUTS)
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    return View(
+        readout=chosen,
+        shapley=shapley,
+        columns=None if names is None else tuple(name for name in names if name),
+        reported=load_reported() if reported else (),
+        width=shutil.get_terminal_size((120, 24)).columns,
+    )

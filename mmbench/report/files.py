@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from mmbench.errors import StoreError
 from mmbench.report import tables
+from mmbench.report.columns import View
 from mmbench.report.comparison import Comparison, Group
-from mmbench.report.rows import Readout
 
 WIDTH = 120
 """Characters of a line in table.txt."""
 
 
 def write_comparison(
-    comparison: Comparison, folder: Path, readout: Readout = "probe", shapley: bool = False
+    comparison: Comparison, folder: Path, view: View | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Write ``table.txt``, ``.md``, ``.csv``, ``.tex`` and the figures of each group.
+    """Write ``table.txt``, ``.md``, ``.csv``, ``.tex``, ``.html`` and the figures of each group.
 
     One group is written into ``folder``, several into a folder each within it. Returns the files,
     and a sentence for each figure for which the stored runs hold nothing. Raises
@@ -29,7 +30,7 @@ def write_comparison(
     remarks: list[str] = []
     for group, place in zip(comparison.groups, _folders(comparison, folder), strict=True):
         for name, suffix in tables.FORMATS.items():
-            content = tables.rendered([group], name, readout, shapley, WIDTH)
+            content = tables.rendered([group], name, replace(view or View(), width=WIDTH))
             written.append(_write(place / f"table.{suffix}", content))
         files, empty = write_figures(group, place)
         written += files

@@ -70,6 +70,8 @@ class Run:
         self.notes: list[str] = []
         """What has to stand beside the results; see :meth:`note`."""
         self.stage_is_over = False
+        self.measured: Network | None = None
+        """The network whose gradients the next steps log the norms of; see :meth:`step`."""
         self._logged: dict[str, tuple[Tensor | float, int]] = {}
         self._feature_sums: dict[str, Tensor] = {}
         self._frozen: list[nn.Module] = []
@@ -126,8 +128,14 @@ class Run:
         loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """Clip if the recipe says so, update the parameters, and clear the gradients."""
+        """Clip if the recipe says so, update the parameters, and clear the gradients.
+
+        In the first batch of an epoch the norm of each encoder's gradient is logged, as the method
+        has left it and before it is clipped.
+        """
         assert self.optimizer is not None, "no optimiser outside of a stage's epochs"
+        if self.measured is not None and self.measured is self.network:
+            self._log_gradient_norms()
         if self.recipe.clip_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
@@ -136,6 +144,13 @@ class Run:
             self._scale_updates()
         self.optimizer.zero_grad(set_to_none=True)
         self.counts.updates += 1
+
+    def _log_gradient_norms(self) -> None:
+        """Log the Euclidean norm of all gradients of each encoder that has any."""
+        for m in self.network.modalities:
+            gradients = [p.grad for p in self.encoder_params(m) if p.grad is not None]
+            if gradients:
+                self.log(f"gradient_norm.{m}", nn.utils.get_total_norm(gradients))
 
     def scale_update(self, parameters: Sequence[nn.Parameter], factor: Tensor | float) -> None:
         """Multiply what the next step adds to these parameters by a number, weight decay included:

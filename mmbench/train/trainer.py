@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from mmbench.config import Recipe
-from mmbench.data.dataset import Split, Splits
+from mmbench.data.dataset import Batch, Split, Splits
 from mmbench.errors import StoreError
 from mmbench.evaluate.readout import Readout, read_out
 from mmbench.nets.network import Network, NetworkSpec
 from mmbench.train.checkpoint import START_AGAIN, Checkpointer, State
+from mmbench.train.flops import counted
 from mmbench.train.method import Method, Stage
 from mmbench.train.optim import build_optimizer, build_schedule
 from mmbench.train.run import Counts, Run
@@ -61,9 +63,12 @@ class Fitted:
     method: Method
     history: list[HistoryRow]
     seconds: dict[str, float]
-    """Training time per stage, evaluation on validation and checkpoints left out."""
+    """Training time per stage. Evaluation on validation, checkpoints and the step whose operations
+    are counted are left out."""
     selected: list[dict[str, int | str]] = field(default_factory=list)
     """Stage, epoch and rule of every model that was kept."""
+    step_flops: int | None = None
+    """Floating-point operations of a training step, summed over the stages that keep a model."""
 
 
 class Trainer:
@@ -92,6 +97,9 @@ class Trainer:
         self.history: list[HistoryRow] = []
         self.seconds: dict[str, float] = {}
         self.selected: dict[str, dict[str, int | str]] = {}
+        self.step_flops: dict[str, int] = {}
+        """Of the first training step of each stage whose model is tested."""
+        self._untimed = 0.0
         self._saved_at = time.monotonic()
 
     def fit(self) -> Fitted:
@@ -111,7 +119,12 @@ class Trainer:
         self.main.eval()
         self.method.eval()
         return Fitted(
-            self.run, self.method, self.history, self.seconds, list(self.selected.values())
+            self.run,
+            self.method,
+            self.history,
+            self.seconds,
+            list(self.selected.values()),
+            sum(self.step_flops.values()) if self.step_flops else None,
         )
 
     def _train_stage(self, number: int, stage: Stage, state: State | None) -> None:
@@ -164,13 +177,28 @@ class Trainer:
         rate = run.optimizer.param_groups[0]["lr"]
         rows = np.arange(len(run.train)) if stage.rows is None else stage.rows
         watch = Watch(run)
-        for batch in run.shuffled(rows, epoch):
+        batches = run.shuffled(rows, epoch)
+        run.measured = run.network
+        if epoch == 0 and stage.select == "protocol":
+            watch.step(self._count_step(stage, next(batches)))
+            run.measured = None
+        for batch in batches:
             watch.step(method.train_step(run, batch))
-        loss = watch.finish()
+            run.measured = None
+        mean_loss = watch.finish()
         method.on_epoch_end(run)
         row: HistoryRow = {"stage": stage.name, "epoch": epoch + 1, "lr": rate}
-        row["train_loss"] = loss
+        row["train_loss"] = mean_loss
         return row | run.take_logged()
+
+    def _count_step(self, stage: Stage, batch: Batch) -> Tensor:
+        """Do a training step and note its operations. Counting makes a step slower, so that it is
+        left out of the stage's time."""
+        began = self._now()
+        step = partial(self.method.train_step, self.run, batch)
+        loss, self.step_flops[stage.name] = counted(step)
+        self._untimed += self._now() - began
+        return loss
 
     def _look(
         self, stage: Stage, epoch: int, row: HistoryRow, best: Selected | None
@@ -227,7 +255,8 @@ class Trainer:
 
     def _charge(self, stage: Stage, began: float) -> float:
         now = self._now()
-        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + now - began
+        spent, self._untimed = now - began - self._untimed, 0.0
+        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + spent
         return now
 
     # -- checkpoints -----------------------------------------------------------------------------
@@ -253,6 +282,7 @@ class Trainer:
                 "history": self.history,
                 "counts": run.counts.as_dict(),
                 "seconds": self.seconds,
+                "step_flops": self.step_flops,
                 "selected": self.selected,
                 "notes": run.notes,
             }
@@ -265,6 +295,7 @@ class Trainer:
             self.method.load_state_dict(state["method"])
             self.history = list(state["history"])
             self.seconds = dict(state["seconds"])
+            self.step_flops = dict(state["step_flops"])
             self.selected = dict(state["selected"])
             for note in state["notes"]:
                 self.run.note(note)

@@ -15,7 +15,7 @@ from mmbench.config import Recipe
 from mmbench.data.dataset import Modality, Rows, Split, Splits
 from mmbench.errors import RunFailed
 from mmbench.evaluate.evaluation import Evaluation, evaluate
-from mmbench.evaluate.metrics import all_metrics
+from mmbench.evaluate.metrics import METRICS, all_metrics
 from mmbench.evaluate.readout import evaluating, read_out
 from mmbench.methods.joint import Joint
 from mmbench.methods.majority import Majority
@@ -146,8 +146,6 @@ def test_low_precision_is_confined_to_the_encoders(fusion: str) -> None:
 
 # -- evaluate ----------------------------------------------------------------------------------
 
-METRICS = {"accuracy", "macro_f1", "nll", "ece", "brier"}
-
 
 def state(fitted: Fitted) -> dict[str, Tensor]:
     network = {f"network.{k}": v for k, v in fitted.run.network.state_dict().items()}
@@ -191,7 +189,7 @@ def test_metrics_and_accuracies_are_those_of_the_stored_logits() -> None:
     names = {"split": "parts", "own_head": "own_head", "probe": "probe"}
     for name in ("val", "test"):
         labels, logits = stored[f"{name}_labels"], stored[f"{name}_logits"]
-        assert set(found.metrics[name]) == METRICS
+        assert set(found.metrics[name]) == set(METRICS)
         assert found.metrics[name]["accuracy"] == (logits.argmax(1) == labels).mean()
         for m in NAMES:
             for readout, array in names.items():
@@ -238,6 +236,9 @@ def test_contributions_sum_to_what_the_modalities_add_on_each_split() -> None:
         assert sum(shapley["values"].values()) == pytest.approx(shapley["all"] - shapley["none"])
         assert shapley["all"] == found.metrics[name]["accuracy"]
         assert shapley["values"]["a"] > shapley["values"]["c"]
+        left_out = found.contributions["leave_one_out"][name]
+        assert set(left_out) == set(NAMES)
+        assert left_out["a"] > left_out["c"]
         losses = found.contributions["permutation"][name]
         assert set(losses) == set(NAMES)
         assert losses["a"] > losses["c"]
@@ -271,9 +272,7 @@ def test_validation_rows_that_were_trained_on_are_left_out() -> None:
     fitted, data = fitted_with("joint")
     found = evaluate(fitted, data, include_val=False)
     assert set(found.metrics) == {"test"}
-    assert (
-        set(found.contributions["shapley"]) == set(found.contributions["permutation"]) == {"test"}
-    )
+    assert all(set(by_split) == {"test"} for by_split in found.contributions.values())
     assert all(set(by_split) == {"test"} for by_split in found.per_modality["a"].values())
     assert not [name for name in found.predictions if name.startswith("val")]
 
@@ -284,7 +283,7 @@ def test_majority_has_metrics_and_no_modalities() -> None:
     most = np.bincount(data.train.y.numpy()).argmax()
     assert found.metrics["test"]["accuracy"] == (data.test.y.numpy() == most).mean()
     assert found.per_modality == {}
-    assert found.contributions == {"shapley": {}, "permutation": {}}
+    assert found.contributions == {"shapley": {}, "leave_one_out": {}, "permutation": {}}
     assert set(found.predictions) == {
         f"{s}_{name}" for s in ("val", "test") for name in ("ids", "labels", "logits")
     }

@@ -252,14 +252,14 @@ class Slow(Checkpointer):
         self.saved += 1
 
 
-def test_training_time_leaves_out_evaluation_and_checkpoints(
+def test_training_time_leaves_out_evaluation_checkpoints_and_the_step_that_is_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     keeper = Slow(tmp_path, seconds=0)
     clock = types.SimpleNamespace(perf_counter=lambda: Clock.now, monotonic=lambda: Clock.now)
     monkeypatch.setattr(trainer_module, "time", clock)
     fitted = make(Timed, checkpointer=keeper).fit()
-    assert fitted.seconds == {"train": 3 * 4}
+    assert fitted.seconds == {"train": 3 * 4 - 1}
     assert keeper.saved == 3
 
 
