@@ -1,16 +1,12 @@
 """Figures: what is drawn is what is stored, and it can be read."""
 
-import itertools
+import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.backend_bases import RendererBase
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 from mmbench.errors import StoreError
 from mmbench.report.comparison import Group, compare
@@ -19,43 +15,14 @@ from mmbench.report.figures import (
     learning_curve_figure,
     outcome_figure,
     row_curves,
+    save,
     write_figures,
 )
+from mmbench.report.figures.labels import wrapped
+from mmbench.report.figures.style import new_figure
+from mmbench.report.figures.writing import FIGURES
+from tests.unit.drawn import assert_readable, fabricated
 from tests.unit.records import write_run, write_setting
-
-LONG = {"align.gate": False, "temperature": 0.5, "recipe.weight_decay": 0.001}
-
-
-def fabricated(root: Path, methods: int, modalities: tuple[str, ...], seeds: int = 2) -> Group:
-    rng = np.random.default_rng(0)
-    alone = {m: 0.76 - 0.04 * i for i, m in enumerate(modalities)}
-    for m, level in alone.items():
-        for s in range(seeds):
-            write_run(
-                root,
-                "unimodal",
-                s,
-                level + 0.01 * s,
-                modalities=[m],
-                changed={"modality": m},
-                probes={m: level},
-            )
-    names = ["joint", *(f"method_{i}" for i in range(methods - 1))]
-    for i, name in enumerate(names):
-        for s in range(seeds):
-            write_run(
-                root,
-                name,
-                s,
-                0.85 + rng.normal(0, 0.01),
-                modalities=modalities,
-                changed=LONG if i == 1 else {},
-                probes={m: level - 0.05 for m, level in alone.items()},
-                shapley={m: (-0.1 if m == modalities[-1] else 0.4) for m in modalities},
-            )
-    for s in range(seeds):
-        write_run(root, "majority", s, 0.25, modalities=modalities, probes={}, updates=0)
-    return compare(root).groups[0]
 
 
 @pytest.fixture(scope="module")
@@ -63,61 +30,65 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
     return fabricated(tmp_path_factory.mktemp("runs"), 3, ("fourier", "zernike"))
 
 
-def texts_of(figure: Figure) -> list[Bbox]:
-    """Draw the figure and return the boxes of all texts that were drawn."""
-    drawn: list[Text] = []
-    draw = Text.draw
-
-    def recorded(text: Text, renderer: RendererBase) -> None:
-        draw(text, renderer)
-        if text.get_visible() and text.get_text().strip():
-            drawn.append(text)
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", recorded)
-        figure.canvas.draw()
-    return [text.get_window_extent() for text in dict.fromkeys(drawn)]
-
-
-def assert_readable(figure: Figure) -> None:
-    boxes = texts_of(figure)
-    frame = figure.bbox.padded(2)
-    for box in boxes:
-        assert frame.x0 <= box.x0
-        assert box.x1 <= frame.x1
-        assert frame.y0 <= box.y0
-        assert box.y1 <= frame.y1
-    # Half a pixel less on every side: boxes that only touch do not hide anything.
-    shrunk = [box.padded(-0.5) for box in boxes]
-    clashes = [(a, b) for a, b in itertools.combinations(shrunk, 2) if a.overlaps(b)]
-    assert not clashes
-
-
 @pytest.mark.parametrize(
     ("methods", "modalities"),
     [
         (1, ("x",)),
-        (4, ("fourier", "zernike", "a_modality_with_a_long_name")),
-        pytest.param(24, tuple("abcdef"), marks=pytest.mark.slow),
+        (3, ("fourier", "zernike", "a_modality_with_a_long_name")),
+        pytest.param(30, tuple(f"a_long_modality_{c}" for c in "abcdef"), marks=pytest.mark.slow),
     ],
 )
 def test_no_text_is_cut_or_hidden(
     tmp_path: Path, methods: int, modalities: tuple[str, ...]
 ) -> None:
     group = fabricated(tmp_path, methods, modalities, seeds=1 if methods > 10 else 2)
-    for draw in (outcome_figure, contribution_figure, learning_curve_figure):
-        figure = draw(group)
-        assert figure is not None
+    drawn = [figure for draw in (outcome_figure, *FIGURES.values()) if (figure := draw(group))]
+    assert len(drawn) == 5 if methods == 1 else 7
+    for figure in drawn:
         assert_readable(figure)
+
+
+def test_what_cannot_be_read_is_found() -> None:
+    """The check of the tests above: a text over another, and one outside of the figure."""
+    for place in ((0.51, 0.5), (0.95, 0.9)):
+        figure = new_figure(3, 2, constrained=False)
+        figure.text(0.5, 0.5, "something")
+        assert_readable(figure)
+        figure.text(*place, "something else")
+        with pytest.raises(AssertionError):
+            assert_readable(figure)
+
+
+def test_modalities_are_told_apart_without_colours(tmp_path: Path) -> None:
+    group = fabricated(tmp_path, 2, tuple("abcdef"), seeds=1)
+    curves, contributions = learning_curve_figure(group), contribution_figure(group)
+    assert curves is not None
+    assert contributions is not None
+    joint = next(axis for axis in curves.axes if axis.get_title() == "joint")
+    assert len({str(line._dash_pattern) for line in joint.lines}) == 7  # type: ignore[attr-defined]
+    *probes, shapley = contributions.axes
+    assert len({axis.lines[-1].get_marker() for axis in probes}) == 6
+    assert len({container[0].get_hatch() for container in shapley.containers}) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("short", "short"),
+        ("a_method_with_a_name_22", "a_method_with_\na_name_22"),
+        ("two words that are long", "two words that\nare long"),
+        ("unbreakablename", "unbreakablenam\ne"),
+    ],
+)
+def test_labels_are_broken_at_blanks_and_underscores(text: str, expected: str) -> None:
+    assert wrapped(text, 14) == expected
 
 
 def test_outcomes_stand_at_their_means_in_the_order_of_the_table(group: Group) -> None:
     figure = outcome_figure(group)
     (axis,) = figure.axes
     names = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]
-    assert names == [row.label for row in group.rows]
+    assert [name.replace(" [", "[") for name in names] == [row.label for row in group.rows]
     places = axis.get_yticks()
     assert (np.diff(places) > 0).all()
     assert axis.yaxis_inverted()
@@ -212,12 +183,20 @@ def test_stages_without_a_modality_in_common_all_begin_at_epoch_1(tmp_path: Path
 def test_files_are_written_and_pyplot_is_left_alone(group: Group, tmp_path: Path) -> None:
     open_figures = plt.get_fignums()
     written, empty = write_figures(group, tmp_path)
-    assert empty == []
-    assert {file.name for file in written} == {
+    assert empty == ["robustness"]
+    assert [file.name for file in written] == [
         f"{name}.{suffix}"
-        for name in ("accuracy", "contributions", "learning_curves")
+        for name in (
+            "accuracy",
+            "contributions",
+            "learning_curves",
+            "confidence_ratio",
+            "reliability",
+            "cost",
+            "budgets",
+        )
         for suffix in ("png", "svg")
-    }
+    ]
     for file in written:
         if file.suffix == ".png":
             assert plt.imread(file).std() > 0.01
@@ -226,12 +205,39 @@ def test_files_are_written_and_pyplot_is_left_alone(group: Group, tmp_path: Path
     assert plt.get_fignums() == open_figures
 
 
+def test_the_same_figure_is_the_same_file(group: Group, tmp_path: Path) -> None:
+    for name in ("contributions", "reliability"):
+        first, second = FIGURES[name](group), FIGURES[name](group)
+        assert first is not None
+        assert second is not None
+        for file, again in zip(
+            save(first, tmp_path, name), save(second, tmp_path, f"{name}_again"), strict=True
+        ):
+            assert file.read_bytes() == again.read_bytes(), file.name
+
+
 def test_what_is_not_stored_is_not_drawn(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "runs", "joint", 0, probes={})
+    folder = write_run(tmp_path / "runs", "joint", 0, probes={}, updates=0)
     (folder / "history.csv").write_text("stage,epoch,train_loss\ntrain,1,0.5\n")
+    (folder / "predictions.npz").unlink()
     written, empty = write_figures(compare(tmp_path / "runs").groups[0], tmp_path)
-    assert empty == ["contributions", "learning_curves"]
+    assert empty == list(FIGURES)
     assert [file.name for file in written] == ["accuracy.png", "accuracy.svg"]
+
+
+def test_a_mean_that_is_not_a_number_is_said_to_be_none(tmp_path: Path) -> None:
+    write_setting(tmp_path, "joint", [0.8, 0.82])
+    folder = write_run(tmp_path, "ogm", 0)
+    record = json.loads((folder / "record.json").read_text())
+    record["metrics"]["test"]["nll"] = None
+    (folder / "record.json").write_text(json.dumps(record))
+    group = compare(tmp_path, metric="nll").groups[0]
+    figure = outcome_figure(group)
+    assert_readable(figure)
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["not a number"]
+    cost = FIGURES["cost"](group)
+    assert cost is not None
+    assert [text.get_text() for text in cost.axes[-1].texts] == ["joint"]
 
 
 def test_an_unwritable_folder_is_one_line(group: Group, tmp_path: Path) -> None:
