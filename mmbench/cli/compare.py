@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmbench.report.columns import View
+    from mmbench.report.comparison import Group
 
 
 def compare(
@@ -74,6 +77,8 @@ def compare(
     check_columns(found.groups, view)
     tables.check_readout(found, view.readout)
     typer.echo(tables.rendered(found.groups, format, view), nl=False)
+    if format in ("text", "markdown") and len(found.groups) > 1:
+        typer.echo("\n" + _over_datasets(found.groups, format, view.width), nl=False)
     for line in found.left_out:
         typer.echo(f"warning: left out: {line}", err=True)
     if format == "csv":
@@ -86,6 +91,18 @@ def compare(
         written, remarks = write_comparison(found, output, view)
         for line in (*remarks, *(f"wrote {file}" for file in written)):
             typer.echo(line, err=format != "text")
+
+
+def _over_datasets(groups: Sequence[Group], format: str, width: int) -> str:
+    """Return what can be said of rows over all tables, or why nothing can."""
+    from mmbench.errors import RequestError
+    from mmbench.report.ranking import rank
+    from mmbench.report.tables import over_datasets
+
+    try:
+        return over_datasets(rank(groups), format, width)
+    except RequestError as error:
+        return f"no ranks over datasets: {error}\n"
 
 
 def _view(columns: str | None, readout: str | None, shapley: bool, reported: bool) -> View:

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mmbench.errors import StoreError
+from mmbench.errors import RequestError, StoreError
 from mmbench.report import tables
 from mmbench.report.columns import View
 from mmbench.report.comparison import Comparison, Group
@@ -20,11 +20,13 @@ def write_comparison(
 ) -> tuple[list[Path], list[str]]:
     """Write ``table.txt``, ``.md``, ``.csv``, ``.tex``, ``.html`` and the figures of each group.
 
-    One group is written into ``folder``, several into a folder each within it. Returns the files,
-    and a sentence for each figure for which the stored runs hold nothing. Raises
-    :class:`StoreError` where the folder cannot be written.
+    One group is written into ``folder``, several into a folder each within it, beside ``ranks.md``
+    and ``critical_differences`` over all of them. Returns the files, and a sentence for each figure
+    for which the stored runs hold nothing. Raises :class:`StoreError` where the folder cannot be
+    written.
     """
-    from mmbench.report.figures import write_figures
+    from mmbench.report.figures import critical_difference_figure, save, write_figures
+    from mmbench.report.ranking import rank
 
     written: list[Path] = []
     remarks: list[str] = []
@@ -35,6 +37,14 @@ def write_comparison(
         files, empty = write_figures(group, place)
         written += files
         remarks += [f"{group.name}: nothing is stored for the figure {name}" for name in empty]
+    if len(comparison.groups) > 1:
+        try:
+            ranking = rank(comparison.groups)
+        except RequestError as error:
+            return written, [*remarks, f"no ranks over datasets: {error}"]
+        content = tables.over_datasets(ranking, "markdown", WIDTH)
+        written.append(_write(folder / "ranks.md", content))
+        written += save(critical_difference_figure(ranking), folder, "critical_differences")
     return written, remarks
 
 

@@ -24,6 +24,7 @@ from mmbench.report.columns import (
     source_letters,
 )
 from mmbench.report.comparison import Comparison, Group
+from mmbench.report.ranking import Ranking
 from mmbench.report.reported import beside_rows, without_rows
 from mmbench.report.rows import READOUTS, Readout, shown
 from mmbench.report.standing import Mark
@@ -263,19 +264,57 @@ def _stacked(column: Column) -> list[str]:
     return textwrap.wrap(column.title, widest, break_long_words=False, break_on_hyphens=False)
 
 
+# -- over all tables -------------------------------------------------------------------------------
+
+
+def over_datasets(ranking: Ranking, format: str, width: int = 100) -> str:
+    """Return the average ranks of rows over several datasets, as text or Markdown: what they allow
+    to be said, and a table."""
+    title = "Average ranks over datasets"
+    made = ranking_columns(ranking)
+    if format == "markdown":
+        said = [f"- {_markdown(line)}" for line in ranking.sentences]
+        return "\n".join([f"### {title}", "", *said, "", *_markdown_lines(made)]) + "\n"
+    said = [_wrapped(line, width) for line in ranking.sentences]
+    blocks = ["\n".join(_aligned(block)) for block in _blocks(made, width)]
+    return "\n\n".join([title + "\n" + "=" * len(title), "\n".join(said), *blocks]) + "\n"
+
+
+def ranking_columns(ranking: Ranking) -> list[Column]:
+    """Return the columns of a ranking: label, average rank, and the rank in each dataset."""
+    labels = tuple(row.label for row in ranking.rows)
+    average = tuple(row.average_rank for row in ranking.rows)
+    made = [
+        Column("method", "method", labels, labels, is_number=False),
+        Column("rank", "average rank", tuple(f"{r:.2f}" for r in average), average),
+    ]
+    for i, name in enumerate(ranking.datasets):
+        ranks = tuple(row.ranks[i] for row in ranking.rows)
+        made.append(Column(f"rank.{name}", name, tuple(f"{r:g}" for r in ranks), ranks))
+    return made
+
+
+# -- Markdown --------------------------------------------------------------------------------------
+
+
 def markdown(group: Group, view: View | None = None) -> str:
     """Return verdict, table and remarks as GitHub Markdown."""
     made = columns(group, view)
     lines = [f"### {_markdown(group.name)}", ""]
     lines += [f"- {_markdown(line)}" for line in group.verdict]
-    lines += ["", "| " + " | ".join(_markdown(c.title) for c in made) + " |"]
-    lines.append("|" + "|".join("---:" if c.is_number else ":---" for c in made) + "|")
-    for i in range(len(group.rows)):
-        lines.append("| " + " | ".join(_markdown_cell(c, i) for c in made) + " |")
+    lines += ["", *_markdown_lines(made)]
     lines += ["", _markdown(caption_of(group, made))]
     if found := remarks_of(group, view):
         lines += ["", *(f"- {_markdown(line)}" for line in found)]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_lines(made: Sequence[Column]) -> list[str]:
+    lines = ["| " + " | ".join(_markdown(c.title) for c in made) + " |"]
+    lines.append("|" + "|".join("---:" if c.is_number else ":---" for c in made) + "|")
+    for i in range(len(made[0].cells)):
+        lines.append("| " + " | ".join(_markdown_cell(c, i) for c in made) + " |")
+    return lines
 
 
 def _markdown_cell(column: Column, i: int) -> str:

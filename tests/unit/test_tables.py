@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmbench.cli.app import main
 from mmbench.errors import RequestError
 from mmbench.report import tables
 from mmbench.report.columns import View, check_columns, columns
@@ -519,3 +520,35 @@ def test_latex_is_balanced(group: Group) -> None:
     assert match is not None
     counts = {line.count(" & ") + 1 for line in code.splitlines() if line.endswith(r"\\")}
     assert counts == {len(match[1])}
+
+
+# -- over all tables -------------------------------------------------------------------------------
+
+
+def test_average_ranks_are_those_of_the_means_in_each_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accuracies = {"first": (0.7, 0.8, 0.6), "second": (0.6, 0.7, 0.5), "third": (0.8, 0.6, 0.5)}
+    for dataset, values in accuracies.items():
+        for method, accuracy in zip(("joint", "ogm", "agm"), values, strict=True):
+            write_run(tmp_path / "runs", method, 0, accuracy, dataset=dataset)
+    words = ["compare", "--results", str(tmp_path / "runs")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    table = text[text.index("Average ranks over datasets") :]
+    found = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line}
+    assert found["ogm"] == ["1.33", "1", "1", "2"]
+    assert found["joint"] == ["1.67", "2", "2", "1"]
+    assert found["agm"] == ["3.00", "3", "3", "3"]
+    page = (tmp_path / "out" / "ranks.md").read_text()
+    assert "| ogm | 1.33 | 1 | 1 | 2 |" in page
+    assert (tmp_path / "out" / "critical_differences.svg").is_file()
+
+
+def test_datasets_without_common_rows_are_not_ranked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dataset, method in (("first", "joint"), ("second", "ogm")):
+        write_run(tmp_path, method, 0, 0.7, dataset=dataset)
+    assert main(["compare", "--results", str(tmp_path)]) == 0
+    assert "no ranks over datasets: first few, second few: fewer than" in capsys.readouterr().out
