@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -65,6 +65,29 @@ Transform = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
 """``transform(x, rows, augment)``: applied on the device to a batch ``x`` of the given rows."""
 
 
+@runtime_checkable
+class Layered(Source, Protocol):
+    """A source that can be reached beneath its transforms, where a waveform still is one."""
+
+    def stored(self) -> Source:
+        """Return the rows as they are stored, without transforms."""
+        ...
+
+    def with_first(self, transform: Transform) -> Source:
+        """Return the rows with a transform that comes before all others."""
+        ...
+
+
+def layered(source: Source) -> Layered:
+    """Return a source that is layered. Raises :class:`RequestError` for another."""
+    if not isinstance(source, Layered):
+        raise RequestError(
+            f"{type(source).__name__} gives no way to what it stores: add `stored` and "
+            "`with_first`, as mmbench.data.dataset.Rows has them"
+        )
+    return source
+
+
 class Rows:
     """A source held in memory: an array ``(N, *stored shape)`` and transforms run per batch.
 
@@ -97,6 +120,12 @@ class Rows:
         for transform in self.transforms:
             x = transform(x, rows, augment)
         return x
+
+    def stored(self) -> Rows:
+        return Rows(self.tensor)
+
+    def with_first(self, transform: Transform) -> Rows:
+        return Rows(self.tensor, (transform, *self.transforms), self.transform_name)
 
     def fingerprint(self) -> str:
         content = np.ascontiguousarray(self.tensor.cpu().numpy())
@@ -167,6 +196,16 @@ class Joined:
             if len(chosen)
         ]
         return torch.cat(pieces)[places.argsort()]
+
+    def stored(self) -> Joined:
+        return Joined(layered(self.first).stored(), layered(self.second).stored())
+
+    def with_first(self, transform: Transform) -> Joined:
+        def of_second(x: Tensor, rows: Tensor, augment: torch.Generator | None) -> Tensor:
+            return transform(x, rows + len(self.first), augment)
+
+        first = layered(self.first).with_first(transform)
+        return Joined(first, layered(self.second).with_first(of_second))
 
     def fingerprint(self) -> str:
         return digest(self.first.fingerprint(), self.second.fingerprint())

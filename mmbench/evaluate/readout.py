@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,8 +50,15 @@ class Readout:
         return float(probability.mean())
 
 
-def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = None) -> Readout:
-    """Return the predictions for rows of a split (default all), without dropping any.
+def read_out(
+    run: Run,
+    method: Method,
+    split: Split,
+    rows: np.ndarray | None = None,
+    keep: Sequence[str] | None = None,
+) -> Readout:
+    """Return the predictions for rows of a split (default all), without dropping any. For the
+    fused ones and the parts, modalities outside ``keep`` (default all) are absent.
 
     The network and the method are put into evaluation mode, and back afterwards.
     """
@@ -65,7 +72,7 @@ def read_out(run: Run, method: Method, split: Split, rows: np.ndarray | None = N
     with evaluating(network, method):
         for batch in batches(split, chosen, names, EVALUATION_BATCH, run.device):
             with run.autocast():
-                out = network(batch.inputs)
+                out = network(batch.inputs, keep)
                 alone = out
                 if network.bridges is not None:
                     features = network.encode_alone(batch.inputs)
