@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mmbench.evaluate.readout import read_out
 from mmbench.restoring import restore
 from mmbench.store.record import read_predictions
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "dataset": "synthetic",
     "dataset_options": {"train": 120, "val": 30, "test": 40, "classes": 3},
     "recipe": {"epochs": 2},
