@@ -99,7 +99,8 @@ def _index(found: list[tuple[Entry, MethodInfo]], study: pd.DataFrame) -> Iterab
         "other (`weak`) tells less and is learned slowly, and joint training neglects it. Read is "
         "the encoder of `weak`, by a fresh linear probe on test rows, over "
         f"{int(study['seeds'].max())} paired seeds; differences in points are to `joint` with the "
-        "same fusion, with their 95 % interval. `python benchmarks/weak_modality.py` repeats it."
+        "same fusion, with their 95 % interval; p-values are of sign-flip tests, corrected by Holm "
+        f"for {len(study)} methods. `python benchmarks/weak_modality.py` repeats it."
     )
     yield ""
     yield "| method | weak, probe (%) | difference | p | fused (%) | difference | p |"
@@ -107,7 +108,7 @@ def _index(found: list[tuple[Entry, MethodInfo]], study: pd.DataFrame) -> Iterab
     for name, row in study.sort_values("weak_difference", ascending=False).iterrows():
         cells = [f"`{name}`"]
         for key in ("weak", "fused"):
-            cells += [f"{100 * row[key]:.1f}", _change(row, key), _p(float(row[f"{key}_p"]))]
+            cells += [f"{100 * row[key]:.1f}", _change(row, key), _p(float(row[f"{key}_p_holm"]))]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -171,22 +172,23 @@ def _page(entry: Entry, info: MethodInfo, study: pd.DataFrame) -> Iterable[str]:
 
 def _found(row: "pd.Series[float]") -> str:
     """Say in words whether the method helped the weak modality."""
-    claim = {
-        "better": "It raises",
-        "worse": "It lowers",
-        "not distinguishable": "It does not distinguishably change",
-    }[str(row["weak_verdict"])]
-    fused = {
+    did = {
         "better": "raises",
         "worse": "lowers",
         "not distinguishable": "does not distinguishably change",
-    }[str(row["fused_verdict"])]
+    }
+    weak, fused = (
+        f"{did[str(row[f'{key}_verdict'])]} {what}: {_change(row, key)} points, "
+        f"p {_words(float(row[f'{key}_p_holm']))}"
+        for key, what in (
+            ("weak", "what a linear probe reads from the encoder of the neglected modality"),
+            ("fused", "the fused accuracy"),
+        )
+    )
     return (
-        f"{claim} what the encoder of the neglected modality tells: {_change(row, 'weak')} points "
-        f"of probe accuracy to joint training with the same fusion "
-        f"(p {_words(float(row['weak_p']))}, {int(row['seeds'])} paired seeds). It {fused} the "
-        f"fused accuracy: {_change(row, 'fused')} points (p {_words(float(row['fused_p']))}). "
-        "The setting, and all methods beside each other: [README.md](README.md)."
+        f"Against joint training with the same fusion, over {int(row['seeds'])} paired seeds, it "
+        f"{weak}. It {fused}. The p-values are corrected for all methods that were tried; the "
+        "setting, and all methods beside each other: [README.md](README.md)."
     )
 
 
