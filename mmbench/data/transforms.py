@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.dataset import Rows
-from mmbench.data.frontends import LogMel, as_waveform
+from mmbench.data.frontends import FrontEnd, as_waveform
 from mmbench.seeds import Key, numpy_stream
 
 
@@ -66,7 +66,7 @@ class FixedNoise(nn.Module):
 class Spectrogram(nn.Module):
     """Turn int16 waveforms ``(B, samples)`` into ``(B, 1, bands, frames)`` by a front end."""
 
-    def __init__(self, front_end: LogMel) -> None:
+    def __init__(self, front_end: FrontEnd) -> None:
         super().__init__()
         self.front_end = front_end
 

@@ -1,22 +1,24 @@
-"""Audio front ends: a batch of waveforms in, a batch of spectrograms out, on the device.
-
-Results made with different front ends do not compare, so each has a name that goes into the
-fingerprint of the data. A new one is a module with ``name`` and an entry of :data:`FRONT_ENDS`.
-"""
+"""The logarithm of a mel spectrogram, in any settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
-FULL_SCALE = 32768
-"""int16 samples are divided by this to lie in [-1, 1)."""
+from mmbench.data.frontends.base import FrontEnd
+
+BANDS = 64
+"""By default; as many as windows of 25 ms tell apart at the low end."""
+WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.010
+"""By default; as in ``kaldi_fbank``."""
+FLOOR = 1e-6
+"""By default; 60 dB below a band that a tone of full scale would have the power 1 in."""
 
 
-class LogMel(nn.Module):
+class LogMel(FrontEnd):
     """Natural logarithm of the mel spectrogram.
 
     Periodic Hann window as long as ``window`` samples, moved by ``hop``, centred (reflected at the
@@ -24,7 +26,8 @@ class LogMel(nn.Module):
     log10(1 + f / 700)`` from 0 to half the sample rate, each of height 1; ``log(power + floor)``.
 
     Takes waveforms ``(B, samples)`` in [-1, 1] and returns ``(B, 1, bands, frames)`` with
-    ``frames = 1 + samples // hop``.
+    ``frames = 1 + samples // hop``. Clips are read as they are stored, the zeros behind the shorter
+    ones included.
     """
 
     def __init__(self, rate: int, bands: int, window: int, hop: int, floor: float) -> None:
@@ -32,6 +35,7 @@ class LogMel(nn.Module):
         self.name = (
             f"log_mel(rate={rate}, bands={bands}, window={window}, hop={hop}, floor={floor})"
         )
+        self.rate = rate
         self.hop = hop
         self.bands = bands
         self.floor = floor
@@ -39,19 +43,20 @@ class LogMel(nn.Module):
             sample_rate=rate, n_fft=window, hop_length=hop, n_mels=bands, power=2.0
         )
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    @classmethod
+    def for_sound(cls, rate: int) -> Self:
+        """Return the default settings for sound of a rate (Hz)."""
+        return cls(rate, BANDS, round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate), FLOOR)
+
+    def forward(
+        self,
+        waveform: Tensor,
+        lengths: Tensor | None = None,
+        rows: Tensor | None = None,
+        augment: torch.Generator | None = None,
+    ) -> Tensor:
         power: Tensor = self.mel(waveform)
         return torch.log(power + self.floor).unsqueeze(1)
 
     def shape(self, samples: int) -> tuple[int, int, int]:
-        """Return the shape of one spectrogram, ``(1, bands, frames)``."""
         return 1, self.bands, 1 + samples // self.hop
-
-
-FRONT_ENDS: dict[str, Callable[..., LogMel]] = {"log_mel": LogMel}
-"""By name; called with the settings of the front end."""
-
-
-def as_waveform(samples: Tensor) -> Tensor:
-    """Return int16 samples as float32 in [-1, 1)."""
-    return samples.float() / FULL_SCALE
