@@ -11,13 +11,14 @@ READY := .venv/.installed
 DEMO_METHODS := majority unimodal ensemble joint multiloss ogm_ge iibalance
 DEMO_FOLDER := results/demo
 
-.PHONY: help demo test test-all lint format docs bench
+.PHONY: help demo test test-all lint check format docs bench
 
 help:
 	@echo "make demo      run IIBalance, OGM-GE and the controls on mfeat and compare them"
 	@echo "make test      run the tests that take seconds"
 	@echo "make test-all  run all tests"
 	@echo "make lint      ruff and mypy"
+	@echo "make check     compare fresh runs with results/baselines/mfeat.yaml"
 	@echo "make format    let ruff put the files in order"
 	@echo "make docs      write the pages on methods from the methods' files"
 	@echo "make bench     measure start-up and the harness's overhead"
@@ -25,6 +26,7 @@ help:
 demo: $(READY)
 	$(BIN)/mmbench run $(DEMO_METHODS:%=--method %) --dataset mfeat --seed 0-4
 	$(BIN)/mmbench compare --dataset mfeat --output $(DEMO_FOLDER)
+	$(BIN)/mmbench report --dataset mfeat --output $(DEMO_FOLDER)/report.html
 
 # One thread a process: the tests' networks are too small to share out.
 test: $(READY)
@@ -37,6 +39,10 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# CHECK_OPTIONS=--github annotates a pull request.
+check: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/mmbench check --against results/baselines/mfeat.yaml $(CHECK_OPTIONS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix

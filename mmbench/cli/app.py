@@ -11,11 +11,15 @@ from typing import Annotated
 import typer
 
 from mmbench import __version__
+from mmbench.cli.check import check
 from mmbench.cli.compare import compare
+from mmbench.cli.contributions import contributions
 from mmbench.cli.data import app as data
 from mmbench.cli.diagnose import app as diagnose
 from mmbench.cli.listing import list_registered
+from mmbench.cli.report import report
 from mmbench.cli.reproduce import reproduce
+from mmbench.cli.robustness import robustness
 from mmbench.cli.run import run
 from mmbench.cli.show import show
 from mmbench.errors import MmbenchError
@@ -31,9 +35,13 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(compare)
+app.command()(contributions)
+app.command()(check)
+app.command()(robustness)
 app.command("list")(list_registered)
 app.command()(show)
 app.command()(reproduce)
+app.command()(report)
 app.add_typer(data, name="data")
 app.add_typer(diagnose, name="diagnose")
 

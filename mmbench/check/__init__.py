@@ -1,0 +1,1 @@
+"""Regression checks: fresh or stored runs against stored values."""
