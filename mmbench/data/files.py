@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmbench.data.dataset import Problem
+from mmbench.data.problem import Problem
 from mmbench.errors import DataError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
