@@ -17,7 +17,13 @@ from mmbench.environment import choose_device, default_threads
 from mmbench.errors import DataError, MmbenchError, RequestError, unknown_name
 from mmbench.nets.encoders import build_encoder, default_encoder
 from mmbench.nets.network import fusion_type, resolve_encoders
-from mmbench.registry import failing_place, file_hash, load_dataset, load_method
+from mmbench.registry import (
+    failing_place,
+    file_hash,
+    load_dataset,
+    load_method,
+    registered_name,
+)
 from mmbench.train.method import Method
 
 
@@ -42,7 +48,10 @@ class Request(opt.Options):
 def make_request(values: Mapping[str, Any], source: str = "the request") -> Request:
     """Return the request of these settings. Raises :class:`RequestError` that names the source for
     a setting that does not exist or is of another type."""
-    return opt.validated(Request, dict(values), source)
+    asked = opt.validated(Request, dict(values), source)
+    methods = tuple(registered_name("method", name) for name in asked.methods)
+    dataset = registered_name("dataset", asked.dataset)
+    return asked.model_copy(update={"methods": methods, "dataset": dataset})
 
 
 @dataclass

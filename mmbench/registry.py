@@ -78,11 +78,21 @@ def entries(kind: Kind) -> list[Entry]:
 
 
 def find(kind: Kind, name: str) -> Entry:
-    """Return the entry of a name. Raises :class:`RequestError` with near names if there is none."""
+    """Return the entry of a name, in which ``-`` may stand for ``_``, as in kinetics-sounds.
+    Raises :class:`RequestError` with near names if there is none."""
     known = {entry.name: entry for entry in entries(kind)}
-    if name not in known:
+    registered = registered_name(kind, name)
+    if registered not in known:
         raise unknown_entry(kind, name, known)
-    return known[name]
+    return known[registered]
+
+
+def registered_name(kind: Kind, name: str) -> str:
+    """Return the name as it is registered: ``-`` may stand for ``_``. Paths and names that nothing
+    is registered by stay as they are."""
+    known = {entry.name for entry in entries(kind)}
+    module = name.replace("-", "_")
+    return module if name not in known and module in known else name
 
 
 def unknown_entry(what: str, name: str, known: Iterable[str]) -> RequestError:

@@ -16,6 +16,7 @@ from mmbench.registry import (
     at_path,
     docstring,
     entries,
+    registered_name,
     summary,
     unknown_entry,
 )
@@ -36,7 +37,7 @@ def _named(name: str) -> list[Entry]:
     if name.endswith(".py"):
         return [_by_path(name)]
     known = [entry for kind in FOLDERS for entry in entries(kind)]
-    found = [entry for entry in known if entry.name == name]
+    found = [entry for entry in known if registered_name(entry.kind, name) == entry.name]
     if not found:
         raise unknown_entry("method or dataset", name, {entry.name for entry in known})
     return found

@@ -120,6 +120,10 @@ def test_an_unknown_name_suggests_near_ones() -> None:
         load_dataset("mfaet")
 
 
+def test_a_hyphen_may_stand_for_an_underscore() -> None:
+    assert load_method("ogm-ge") is load_method("ogm_ge")
+
+
 def test_a_method_that_nobody_could_find_says_so() -> None:
     with pytest.raises(RequestError, match=r"ggdm is not available: .* cggm"):
         load_method("ggdm")
