@@ -21,6 +21,14 @@ app = typer.Typer(no_args_is_help=True, help="Check and prepare the files of dat
 Name = Annotated[
     str, typer.Argument(help="Dataset: a name, a Python file, or the YAML file of your own arrays.")
 ]
+DatasetOptions = Annotated[
+    list[str] | None,
+    typer.Option("--dataset-option", "-d", help="Option of the dataset: key=value."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that decode clips; one for each core by default."),
+]
 DESCRIPTIONS = (".yaml", ".yml")
 
 
@@ -34,20 +42,26 @@ def prepare(
             help="Folder to write; by default one in $MMBENCH_CACHE or your cache folder."
         ),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--dataset-option", "-d", help="Option of the dataset: key=value."),
-    ] = None,
+    option: DatasetOptions = None,
+    workers: Workers = None,
 ) -> None:
-    """Turn a dataset's files into a cache, once."""
+    """Turn a dataset's files into a cache, once.
+
+    Datasets of clips go on from where an interrupted call ended."""
     from mmbench.data.files import cache_root
+    from mmbench.data.media.dataset import MediaDataset
 
     if name.endswith(DESCRIPTIONS):
         raise RequestError(f"{name}: arrays are read as they are and need no preparation")
     dataset = _dataset(name, option or [])
     _require_source(source)
+    folder = cache or cache_root() / dataset.name()
     with _progress() as progress:
-        done = dataset.prepare(source, cache or cache_root() / dataset.name(), progress)
+        if isinstance(dataset, MediaDataset):
+            done = dataset.prepare(source, folder, progress, workers)
+        else:
+            _refuse_workers(dataset, workers)
+            done = dataset.prepare(source, folder, progress)
     typer.echo(done)
 
 
@@ -59,10 +73,14 @@ def verify(
         typer.Option(help="Folder with the files as you downloaded them, or a YAML file."),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="How many problems to print.")] = 20,
+    option: DatasetOptions = None,
+    workers: Workers = None,
 ) -> None:
     """Say exactly what is missing from or damaged in a dataset's files.
 
     The exit code is 1 when they cannot be used."""
+    from mmbench.data.media.dataset import MediaDataset
+
     if name.endswith(DESCRIPTIONS):
         if source is not None:
             raise RequestError(f"--source is not used for {name}, which names its files")
@@ -71,8 +89,13 @@ def verify(
         raise RequestError(f"where are the files of '{name}'? add --source FOLDER")
     else:
         _require_source(source)
-    dataset = _dataset(name, [])
-    found = dataset.verify(source)
+    dataset = _dataset(name, option or [])
+    if isinstance(dataset, MediaDataset):
+        with _progress() as progress:
+            found = dataset.verify(source, progress, workers)
+    else:
+        _refuse_workers(dataset, workers)
+        found = dataset.verify(source)
     for line in _report(source, found, show):
         typer.echo(line)
     if not found.usable:
@@ -86,6 +109,13 @@ def _dataset(name: str, assignments: list[str]) -> Dataset:
     loaded = load_dataset(name)
     options = parse_assignments(assignments, "-d")
     return loaded(validated(loaded.Config, options, f"dataset '{loaded.name()}'"))
+
+
+def _refuse_workers(dataset: Dataset, workers: int | None) -> None:
+    if workers is not None:
+        raise RequestError(
+            f"--workers is not used for '{dataset.name()}', which has no clips to decode"
+        )
 
 
 def _require_source(source: Path) -> None:

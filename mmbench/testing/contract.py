@@ -79,13 +79,18 @@ def check_neutral_equals_joint(method: type[Method], count: int, fusion: str) ->
     _assert_same(ours, joint, "with neutral options the network differs from joint training's")
 
 
-def check_resumes(method: type[Method], count: int) -> None:
-    """Killed at any epoch boundary and resumed, the run ends bit-identical."""
+def check_resumes(method: type[Method], count: int, most: int | None = None) -> None:
+    """Killed at any epoch boundary and resumed, the run ends bit-identical. Where there are more
+    boundaries than ``most``, so many of them are tried, the first and the last among them."""
     fusion = method.info.default_fusion
     whole = _Recorder(Path("unused"))
     unbroken = make_trainer(method, count, fusion, checkpointer=whole).fit()
     expected = _everything(unbroken)
-    for i, state in enumerate(whole.states):
+    chosen = range(len(whole.states))
+    if most is not None and len(whole.states) > most:
+        chosen = np.linspace(0, len(whole.states) - 1, most).round().astype(int).tolist()
+    for i in chosen:
+        state = whole.states[i]
         with tempfile.TemporaryDirectory() as folder:
             keeper = Checkpointer(Path(folder), seconds=1e9)
             keeper.save(state)

@@ -370,7 +370,8 @@ def test_the_rate_multiplies_the_sum_of_the_heads() -> None:
 def test_its_coefficients_are_in_the_history() -> None:
     fitted = trainer(configured(ReconBoost, QUICK | {"stages": 2}), make_splits(2)).fit()
     rows = [row for row in fitted.history if row["stage"] == "train"]
-    logged = [{name for name in row if "view" in name and "val" not in name} for row in rows]
+    ours = ("coefficient.", "known_to_others.", "disagreement.")
+    logged = [{name for name in row if name.startswith(ours)} for row in rows]
     first = {"coefficient.view1", "known_to_others.view1"}
     second = {"coefficient.view2", "known_to_others.view2", "disagreement.view2"}
     assert logged == [first, set(), second, set()]
