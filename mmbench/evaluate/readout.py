@@ -62,7 +62,7 @@ def read_out(
 
     The network and the method are put into evaluation mode, and back afterwards.
     """
-    from mmbench.train.run import EVALUATION_BATCH, batches
+    from mmbench.train.run import batches, evaluation_batch
 
     network = run.network
     chosen = np.arange(len(split)) if rows is None else rows
@@ -70,7 +70,8 @@ def read_out(
     names = network.modalities or tuple(split.inputs)[:1]
     collected: list[Readout] = []
     with evaluating(network, method):
-        for batch in batches(split, chosen, names, EVALUATION_BATCH, run.device):
+        size = evaluation_batch(run.modality_specs)
+        for batch in batches(split, chosen, names, size, run.device):
             with run.autocast():
                 out = network(batch.inputs, keep)
                 alone = out

@@ -31,7 +31,7 @@ from mmbench.restoring import Restored, restore
 from mmbench.store.frame import StoredRun
 from mmbench.store.record import read_predictions
 from mmbench.store.robustness import Point, levels_of, read_robustness, write_robustness
-from mmbench.train.run import EVALUATION_BATCH, batches
+from mmbench.train.run import batches, evaluation_batch
 
 MISSING = ("mean_feature", "absent")
 """Ways to be missing: the feature vector replaced by its mean over the training rows, or left out
@@ -171,7 +171,8 @@ class Subject:
         features = []
         with evaluating(run.network), run.autocast():
             rows = np.arange(len(split))
-            for batch in batches(split, rows, [m], EVALUATION_BATCH, run.device):
+            size = evaluation_batch(run.modality_specs)
+            for batch in batches(split, rows, [m], size, run.device):
                 features.append(run.network.encode(batch.inputs)[m].float().cpu())
         return predict_from(run, method, {**self.clean.features, m: torch.cat(features)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -23,7 +24,10 @@ from mmbench.train.method import Stage
 from mmbench.train.optim import build_optimizer
 
 EVALUATION_BATCH = 512
-"""Rows per forward pass outside training."""
+"""Rows per forward pass outside training, at most."""
+EVALUATION_VALUES = 2**25
+"""Numbers that go into a forward pass outside training, at most: 128 MiB, so that clips of several
+frames do not fill the memory."""
 
 
 @dataclass
@@ -290,7 +294,8 @@ class Run:
         """Yield outputs of the network for training rows in order, in evaluation mode and without
         gradients; modalities outside ``keep`` count as absent. They count as forwards."""
         with evaluating(self.network):
-            for batch in batches(self.train, rows, self.modalities, EVALUATION_BATCH, self.device):
+            size = evaluation_batch(self.modality_specs)
+            for batch in batches(self.train, rows, self.modalities, size, self.device):
                 yield self.net(batch, keep), batch
 
     def logits(self, rows: np.ndarray) -> dict[str, Tensor]:
@@ -310,6 +315,12 @@ class Run:
         self.epoch = epoch
         self.rng = self.stream("method", self.stage.name, epoch)
         torch.manual_seed(derive(self.seed, "layers", epoch))
+
+
+def evaluation_batch(modalities: Mapping[str, Modality]) -> int:
+    """Return the rows of a forward pass outside training."""
+    values = sum(math.prod(spec.shape) for spec in modalities.values())
+    return max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // max(values, 1)))
 
 
 def batches(

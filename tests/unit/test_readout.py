@@ -24,6 +24,7 @@ from mmbench.methods.unimodal import Unimodal
 from mmbench.nets.fusion import FUSIONS
 from mmbench.nets.network import NetworkSpec
 from mmbench.train.method import Method
+from mmbench.train.run import evaluation_batch
 from mmbench.train.trainer import Fitted, Trainer
 
 NAMES = ("a", "b", "c")
@@ -333,3 +334,15 @@ def test_weights_that_are_not_numbers_fail_the_run_by_name(broken: str) -> None:
         RunFailed, match=f"{what} are not finite on train .* lower the learning rate"
     ):
         evaluate(fitted, data, include_val=True)
+
+
+def test_clips_of_many_values_are_read_in_smaller_batches() -> None:
+    assert evaluation_batch({"view": Modality("vector", (76,))}) == 512
+    clips = {
+        "audio": Modality("spectrogram", (1, 257, 188)),
+        "visual": Modality("frames", (3, 3, 224, 224)),
+    }
+    rows = evaluation_batch(clips)
+    assert rows == 67
+    assert rows * (257 * 188 + 9 * 224 * 224) <= 2**25 < (rows + 1) * (257 * 188 + 9 * 224 * 224)
+    assert evaluation_batch({"huge": Modality("vector", (2**30,))}) == 1
