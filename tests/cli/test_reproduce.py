@@ -44,9 +44,11 @@ def test_the_list_says_what_can_be_run_and_what_is_missing(
         lines = said.out.splitlines()
         (few,) = [line for line in lines if line.startswith("mfeat-few ")]
         assert few.split()[1] == "ready"
-        (print_,) = [line for line in lines if line.startswith("dgl-cremad ")]
+        (print_,) = [line for line in lines if line.startswith("balancebenchmark-vggsound ")]
         assert "needs dataset" in print_
-        assert "  needs dataset cremad, which this version does not have" in lines
+        assert "  needs dataset vggsound, which this version does not have" in lines
+        (clips,) = [line for line in lines if line.startswith("dgl-cremad ")]
+        assert "needs data " in clips
         (digits,) = [line for line in lines if line.startswith("avdigits-image-1.5 ")]
         assert "needs data " in digits
         assert "mmbench data prepare avdigits" in " ".join(said.out.split())

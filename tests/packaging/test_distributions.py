@@ -143,7 +143,9 @@ def test_the_wheel_holds_the_embedded_data_the_licence_and_the_types(wheel: Path
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"mmbench/data/mfeat.npz", "mmbench/data/mfeat.README.md", "mmbench/py.typed"} <= names
     assert any(name.endswith("/LICENSE") for name in names)
-    assert wheel.stat().st_size < 1_000_000
+    page = {f"mmbench/report/page/page.{kind}" for kind in ("html.jinja", "css", "js")}
+    assert page <= names
+    assert wheel.stat().st_size < 1_500_000
 
 
 @pytest.mark.parametrize(
