@@ -100,7 +100,7 @@ class Joint:
         marks.append(now(device))
         self.run.step()
         marks.append(now(device))
-        self.run.take_feature_sums()
+        self.run.take_features()
         return marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2]
 
 

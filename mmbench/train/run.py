@@ -77,7 +77,7 @@ class Run:
         self.measured: Network | None = None
         """The network whose gradients the next steps log the norms of; see :meth:`step`."""
         self._logged: dict[str, tuple[Tensor | float, int]] = {}
-        self._feature_sums: dict[str, Tensor] = {}
+        self._features: list[dict[str, Tensor]] = []
         self._frozen: list[nn.Module] = []
         self._params: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
         self._scaled: list[tuple[list[nn.Parameter], list[Tensor], Tensor | float]] = []
@@ -114,17 +114,15 @@ class Run:
         with self.autocast():
             out: Output = self.network(batch.inputs, keep)
         if self.network.training:
-            for m, h in out.features.items():
-                total = h.detach().sum()
-                known = self._feature_sums.get(m)
-                self._feature_sums[m] = total if known is None else known + total
+            self._features.append(out.features)
         return out
 
-    def take_feature_sums(self) -> dict[str, Tensor]:
-        """Return the sums of the features that each encoder gave in training since the last call,
-        and forget them."""
-        sums, self._feature_sums = self._feature_sums, {}
-        return sums
+    def take_features(self) -> list[dict[str, Tensor]]:
+        """Return the features that the encoders gave in training since the last call, a dict a
+        forward pass, and forget them."""
+        features = [{m: h.detach() for m, h in found.items()} for found in self._features]
+        self._features = []
+        return features
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of a scalar loss to the parameters."""
