@@ -6,6 +6,7 @@ whether its options ask for any, and reads what they say of a batch from ``taugh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -71,12 +72,12 @@ class Teachers(nn.Module):
         return outputs
 
 
-class Distillation(Method):
+class Distillation(Method, ABC):
     """Trains a teacher for each modality, and then the run's own network with their guidance."""
 
+    @abstractmethod
     def needs_teachers(self) -> bool:
         """Whether the options give the teachers anything to do; if not, none is trained."""
-        raise NotImplementedError
 
     def setup(self, run: Run) -> None:
         self.teachers = Teachers(run) if self.needs_teachers() else None
