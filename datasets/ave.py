@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmbench.data.class_names import AVE
 from mmbench.data.dataset import DatasetInfo, Problem
@@ -90,19 +89,6 @@ class Ave(MediaDataset):
         )
 
     config: Config
-
-    def recipe(self, protocol: str) -> dict[str, Any]:
-        return {
-            "epochs": 100,
-            "batch_size": 64,
-            "optimizer": "sgd",
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "step_epochs": 70,
-            "step_factor": 0.1,
-        }
 
     def listing(self, source: Path) -> Listing:
         root = _root(source)

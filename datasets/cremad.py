@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mmbench.data.dataset import DatasetInfo, Problem
 from mmbench.data.media.dataset import Division, Listed, Listing, MediaDataset, MediaOptions
@@ -100,19 +100,6 @@ class CremaD(MediaDataset):
         )
 
     config: Config
-
-    def recipe(self, protocol: str) -> dict[str, Any]:
-        return {
-            "epochs": 100,
-            "batch_size": 64,
-            "optimizer": "sgd",
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "step_epochs": 70,
-            "step_factor": 0.1,
-        }
 
     def listing(self, source: Path) -> Listing:
         root = _root(source)

@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mmbench.data.class_names import KINETICS_SOUNDS
 from mmbench.data.dataset import DatasetInfo, Problem
@@ -98,19 +97,6 @@ class KineticsSounds(MediaDataset):
         )
 
     config: Config
-
-    def recipe(self, protocol: str) -> dict[str, Any]:
-        return {
-            "epochs": 100,
-            "batch_size": 64,
-            "optimizer": "sgd",
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "step_epochs": 70,
-            "step_factor": 0.1,
-        }
 
     def listing(self, source: Path) -> Listing:
         if not source.is_dir():

@@ -135,6 +135,20 @@ class MediaDataset(Dataset):
         """Return the classes in order: the names of all listed clips, sorted."""
         return tuple(sorted({clip.label for clip in clips}))
 
+    def recipe(self, protocol: str) -> dict[str, object]:
+        """Return the settings that papers on these data share since OGM-GE (CVPR 2022)."""
+        return {
+            "epochs": 100,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "lr": 1e-3,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "schedule": "step",
+            "step_epochs": 70,
+            "step_factor": 0.1,
+        }
+
     # -- files -------------------------------------------------------------------------------------
 
     def media_recipe(self) -> MediaRecipe:
