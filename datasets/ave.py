@@ -118,7 +118,9 @@ class Ave(MediaDataset):
         leaking = {clip.id for clip in clips if clip.split == "train" and clip.group in held_out}
         if protocol == "clean":
             ids["train"] -= leaking
-        elif shared := len(groups["train"] & groups["val"]):
+        elif self.config.validation == "listed" and (
+            shared := len(groups["train"] & groups["val"])
+        ):
             notes.append(f"{shared} of the {len(groups['val'])} videos of validation are in train")
         return Division(
             frozenset(ids["train"]),

@@ -168,6 +168,38 @@ def test_clean_trains_on_no_video_that_it_tests_on(cache: Path) -> None:
     assert not any("videos of test" in note for note in splits.notes)
 
 
+def test_carved_validation_comes_from_train_and_leaves_the_list_out(cache: Path) -> None:
+    listed = loaded(cache, "clean")
+    options = {"cache": str(cache), "frames": 2, "size": 32, "val_fraction": 0.2}
+    carved = dataset(validation="carved", **options).load("clean", 0)
+    assert {*carved.val.ids} | {*carved.train.ids} == {*listed.train.ids}
+    assert 0 < len(carved.val) < len(listed.train) / 2
+    assert not {*carved.val.ids} & {*listed.val.ids}
+    assert [*carved.test.ids] == [*listed.test.ids]
+
+
+def test_a_shorter_longest_part_is_kept_and_asked_for(corpus: Path, tmp_path: Path) -> None:
+    short = dataset(short_side=32, seconds=0.5, cache=str(tmp_path), front_end="log_mel", size=32)
+    short.prepare(corpus, tmp_path, quiet, workers=1)
+    assert short.load("official", 0).modalities["audio"].shape == (1, 64, 1 + 8000 // 160)
+    other = dataset(seconds=1.5, cache=str(tmp_path))
+    with pytest.raises(DataError, match=r"is prepared with seconds=0\.5 in .*, not 1\.5"):
+        other.load("official", 0)
+
+
+def test_verify_names_a_video_of_two_events_once(corpus: Path) -> None:
+    listing = dataset().listing(corpus)
+    (name, _), *_ = Counter(clip.video for clip in listing.clips).most_common(1)
+    video = listing.source / name
+    hidden = video.rename(video.with_suffix(".away"))
+    try:
+        found = dataset().verify(corpus, workers=1)
+    finally:
+        hidden.rename(video)
+    assert [p.path for p in found.problems].count(str(video)) == 1
+    assert found.counts["clips (of 86)"] == 84
+
+
 def test_verify_counts_classes_and_names_a_missing_video(corpus: Path) -> None:
     listing = dataset().listing(corpus)
     name = next(clip.video for clip in listing.clips if clip.split == "val")

@@ -12,12 +12,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 
-from mmbench.data.dataset import Dataset, Problem, Progress, Source, Split, Splits, Verification
+from mmbench.data.dataset import (
+    Dataset,
+    Modality,
+    Problem,
+    Progress,
+    Source,
+    Split,
+    Splits,
+    Verification,
+)
 from mmbench.data.files import cache_root
 from mmbench.data.frontends import build_front_end
 from mmbench.data.frontends.source import Spectrograms
@@ -38,6 +47,13 @@ from mmbench.data.splits import carve
 from mmbench.errors import DataError
 from mmbench.options import Options, option
 
+
+class Described(Source, Protocol):
+    """A source that says what an encoder receives of it."""
+
+    def modality(self) -> Modality: ...
+
+
 Listed = Clip | Row | LeftOut
 """What has an id, a label, a group and a split."""
 
@@ -47,7 +63,7 @@ class MediaOptions(Options):
 
     front_end: str = option(
         "ogm_stft",
-        "spectrogram of the sound: ogm_stft, ogm_stft_vgg, pmr_spec, kaldi_fbank or log_mel",
+        "spectrogram of the sound, by its name in docs/datasets/audio-and-frames.md",
     )
     frames: int = option(3, "frames of a clip that the network sees", ge=1)
     frame_policy: Literal["segments", "first"] = option(
@@ -62,8 +78,19 @@ class MediaOptions(Options):
     short_side: int | None = option(
         None, "pixels of the shorter side of a kept frame; the dataset's own unless given", ge=32
     )
+    seconds: float | None = option(
+        None, "longest part of a clip to keep in the cache; the dataset's own unless given", gt=0
+    )
+    validation: Literal["listed", "carved"] = option(
+        "listed",
+        "take the validation list of a protocol that has one; or take validation from train all "
+        "the same, and leave the clips of the list out",
+    )
     val_fraction: float = option(
-        0.1, "share of the training rows that validation gets, by group", gt=0, lt=1
+        0.1,
+        "share of the training rows that validation gets, by group, where it is taken from train",
+        gt=0,
+        lt=1,
     )
     allow_missing: bool = option(
         False, "go on when more than one clip in a hundred is missing, damaged or silent"
@@ -157,6 +184,7 @@ class MediaDataset(Dataset):
             self.kept,
             fps=self.config.fps or self.kept.fps,
             short_side=self.config.short_side or self.kept.short_side,
+            seconds=self.config.seconds or self.kept.seconds,
         )
 
     def prepare(
@@ -207,11 +235,12 @@ class MediaDataset(Dataset):
             *self._known_problems(listing),
             *(problem for clip in listing.clips for problem in found[clip.id]),
         ]
+        once = dict.fromkeys(problems)  # clips may share a file
         unusable = len(listing.clips) - len(sound)
         usable = bool(sound) and (
             self.config.allow_missing or unusable <= TOLERATED * len(listing.clips)
         )
-        return Verification(counts, tuple(problems), usable)
+        return Verification(counts, tuple(once), usable)
 
     def _pointers(self, source: Path) -> dict[str, Pointer]:
         return pointers(source, self.pointer_folders) if self.pointer_folders else {}
@@ -249,6 +278,8 @@ class MediaDataset(Dataset):
         lists = cache.lists()
         listed: list[Listed] = [*manifest.rows, *manifest.left_out]
         division = self.divide(protocol, listed, lists)
+        if self.config.validation == "carved":
+            division = replace(division, val=None)
         classes = self.classes(listed)
         labels = np.array([classes.index(row.label) for row in manifest.rows])
         groups = np.array([row.group for row in manifest.rows])
@@ -271,9 +302,6 @@ class MediaDataset(Dataset):
             places["val"] = train[held]
             places["train"] = np.delete(train, held)
         inputs = {name: self._inputs(cache, part) for name, part in places.items()}
-        audio, visual = inputs["train"]["audio"], inputs["train"]["visual"]
-        assert isinstance(audio, Spectrograms)
-        assert isinstance(visual, FrameSource)
         parts = {
             name: Split(
                 inputs[name],
@@ -289,7 +317,7 @@ class MediaDataset(Dataset):
             parts["train"],
             parts["val"],
             parts["test"],
-            {"audio": audio.modality(), "visual": visual.modality()},
+            {name: source.modality() for name, source in inputs["train"].items()},
             classes,
             notes=(
                 *division.notes,
@@ -304,7 +332,7 @@ class MediaDataset(Dataset):
         chosen = self.config.cache
         folder = Path(chosen).expanduser() if chosen else cache_root() / self.name()
         cache = open_cache(self.name(), folder)
-        for name in ("fps", "short_side"):
+        for name in ("fps", "short_side", "seconds"):
             asked, kept = getattr(self.config, name), getattr(cache.manifest.recipe, name)
             if asked is not None and asked != kept:
                 raise DataError(
@@ -314,7 +342,7 @@ class MediaDataset(Dataset):
                 )
         return cache
 
-    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Source]:
+    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
         options = self.config
         front_end = build_front_end(options.front_end, cache.manifest.recipe.rate)
         return {
