@@ -68,6 +68,11 @@ class BudgetOptions(Options):
         "else 1 (one 80/10/10 division)",
         ge=1,
     )
+    by: Literal["group", "row"] = option(
+        "group",
+        "what the folds of budgets and gate divide: whole groups where rows have them, so that "
+        "budgets say what carries over to new speakers or videos; or rows, whatever their group",
+    )
     prior: Literal["softmax", "power", "uniform"] = option("softmax", "how budgets become pi")
     temperature: float = option(1.0, "tau_pi of prior=softmax", gt=0, search=[0.25, 0.5, 1.0, 2.0])
     exponent: float = option(1.0, "exponent of prior=power", gt=0)
@@ -456,17 +461,20 @@ class IIBalance(Method):
         )
         self._projected: dict[str, Tensor] = {}
 
+    @property
+    def _by_group(self) -> bool:
+        return self.config.budget.by == "group"
+
     def _folds(self, run: Run) -> int:
         """Return the number of folds for cross-fitting, at most one per group."""
         wanted = 5 if len(run.train) < SMALL else 1
         count = int(self.config.budget.folds or wanted)
-        if run.train.groups is not None:
+        if run.train.groups is not None and self._by_group:
             groups = len(np.unique(run.train.groups))
             if groups < 3:
                 raise RequestError(
                     f"iibalance cross-fits by group and needs 3 groups in the training rows, not "
-                    f"{groups}: use -o budget.estimator=uniform -o gate.enabled=false, or a "
-                    "protocol that trains on more groups"
+                    f"{groups}: use -o budget.by=row, or a protocol that trains on more groups"
                 )
             count = min(count, groups)
         return count
@@ -495,6 +503,7 @@ class IIBalance(Method):
             by_subset=kind == "shapley_vinfo",
             linear=kind == "linear",
             in_sample=kind == "in_sample",
+            by_group=self._by_group,
         )
 
     def _estimates_in(self, run: Run) -> bool:
@@ -563,9 +572,10 @@ class IIBalance(Method):
             case "train":
                 return [(everything, everything)]
             case "holdout":
-                return [run.holdout(options.share, "gate")]
+                return [run.holdout(options.share, "gate", by_group=self._by_group)]
             case _:
-                parts = run.folds(max(self._folds(run), 3), "gate")
+                count = max(self._folds(run), 3)
+                parts = run.folds(count, "gate", by_group=self._by_group)
                 return [(np.setdiff1d(everything, part), part) for part in parts]
 
     def _log_prior(self, run: Run) -> Tensor:

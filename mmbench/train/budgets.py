@@ -178,11 +178,13 @@ class BudgetEstimator(nn.Module):
         by_subset: bool = False,
         linear: bool = False,
         in_sample: bool = False,
+        by_group: bool = True,
     ) -> None:
         """``folds`` of 1 takes one 80/10/10 division. ``by_error`` measures 0/1 errors instead of
         nats, ``by_subset`` all subsets for Shapley shares, ``linear`` a linear classifier on the
         inputs instead of the encoders, ``in_sample`` the rows that were fitted (an ablation: every
-        over-parameterised model then seems to know everything)."""
+        over-parameterised model then seems to know everything). Without ``by_group`` folds divide
+        groups."""
         super().__init__()
         self.epochs = epochs
         self.by_error = by_error
@@ -192,7 +194,7 @@ class BudgetEstimator(nn.Module):
         sizes = range(1, len(names) + 1) if by_subset else (1,)
         self.subsets = [chosen for size in sizes for chosen in combinations(names, size)]
         self.modalities = names
-        self.folds = [self._all_rows(run)] if in_sample else self._divide(run, folds)
+        self.folds = [self._all_rows(run)] if in_sample else self._divide(run, folds, by_group)
         rows = len(run.train)
         self.register_buffer("losses", torch.zeros(len(self.subsets), rows, dtype=torch.float64))
         self.register_buffer("baseline", torch.zeros(rows, dtype=torch.float64))
@@ -209,10 +211,10 @@ class BudgetEstimator(nn.Module):
         return Fold(rows, rows, rows)
 
     @staticmethod
-    def _divide(run: Run, count: int) -> list[Fold]:
-        groups = run.train.groups
+    def _divide(run: Run, count: int, by_group: bool) -> list[Fold]:
+        groups = run.train.groups if by_group else None
         tenths = 10 if groups is None else min(10, len(np.unique(groups)))
-        parts = run.folds(tenths if count == 1 else count, "budget")
+        parts = run.folds(tenths if count == 1 else count, "budget", by_group=by_group)
         kept = len(parts) if count > 1 else 1
         return [
             Fold(

@@ -255,13 +255,19 @@ class Run:
         """Return a generator on the device that depends on the run's seed and the key alone."""
         return torch_stream(self.seed, *key, device=self.device)
 
-    def folds(self, count: int, *key: Key) -> list[np.ndarray]:
-        """Return training rows in ``count`` folds: stratified by class, or whole by group."""
-        return folds(self._labels(), self.train.groups, count, self.seed, "folds", *key)
+    def folds(self, count: int, *key: Key, by_group: bool = True) -> list[np.ndarray]:
+        """Return training rows in ``count`` folds: whole by group, or stratified by class where
+        there are no groups or they are not to count."""
+        groups = self.train.groups if by_group else None
+        return folds(self._labels(), groups, count, self.seed, "folds", *key)
 
-    def holdout(self, fraction: float, *key: Key) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training rows as (kept, held out); validation and test play no part."""
-        held = carve(self._labels(), self.train.groups, fraction, self.seed, "holdout", *key)
+    def holdout(
+        self, fraction: float, *key: Key, by_group: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training rows as (kept, held out), divided as :meth:`folds` does; validation
+        and test play no part."""
+        groups = self.train.groups if by_group else None
+        held = carve(self._labels(), groups, fraction, self.seed, "holdout", *key)
         return np.setdiff1d(np.arange(len(self.train)), held), held
 
     def shuffled(self, rows: np.ndarray, epoch: int) -> Iterator[Batch]:

@@ -622,6 +622,7 @@ def test_every_option_is_tested_as_a_switch() -> None:
         "budget.estimator",
         "budget.given",
         "budget.folds",
+        "budget.by",
         "budget.exponent",
         "gate.share",
     }
@@ -792,6 +793,24 @@ def test_fewer_than_ten_groups_can_be_divided_once() -> None:
     owners = [set(splits.train.groups[rows]) for rows in (fold.fit, fold.calibrate, fold.measure)]
     assert [len(names) for names in owners] == [4, 1, 1]
     assert len(set().union(*owners)) == 6
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_folds_by_row_divide_groups_and_are_those_of_rows_without_groups(folds: int) -> None:
+    splits = make_splits(2)
+    plain = begun(IIBalance, splits, "sum", {"budget": {"folds": folds}}).method
+    splits.train.groups = np.array(["left", "right"])[np.arange(60) % 2]
+    by_row = begun(IIBalance, splits, "sum", {"budget": {"folds": folds, "by": "row"}}).method
+    assert isinstance(plain, IIBalance)
+    assert isinstance(by_row, IIBalance)
+    assert plain.estimator is not None
+    assert by_row.estimator is not None
+    for ours, theirs in zip(by_row.estimator.folds, plain.estimator.folds, strict=True):
+        np.testing.assert_array_equal(ours.measure, theirs.measure)
+        np.testing.assert_array_equal(ours.fit, theirs.fit)
+        assert len(set(splits.train.groups[ours.measure])) == 2
+    for (_, ours), (_, theirs) in zip(by_row.gate_folds, plain.gate_folds, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("folds", [1, 5])
