@@ -463,7 +463,7 @@ class IIBalance(Method):
 
     @property
     def _by_group(self) -> bool:
-        return self.config.budget.by == "group"
+        return bool(self.config.budget.by == "group")
 
     def _folds(self, run: Run) -> int:
         """Return the number of folds for cross-fitting, at most one per group."""
