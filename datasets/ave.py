@@ -28,7 +28,13 @@ from pathlib import Path
 from mmbench.data.class_names import AVE
 from mmbench.data.dataset import DatasetInfo, Problem
 from mmbench.data.list_files import numbered, read_list
-from mmbench.data.media.dataset import Division, Listed, Listing, MediaDataset, MediaOptions
+from mmbench.data.media.dataset import (
+    Division,
+    Listed,
+    ListedMediaOptions,
+    Listing,
+    MediaDataset,
+)
 from mmbench.data.media.manifest import Clip, MediaRecipe
 from mmbench.errors import DataError, unknown_name
 from mmbench.options import option
@@ -82,7 +88,7 @@ class Ave(MediaDataset):
     kept = MediaRecipe(fps=1.0, short_side=256, rate=16_000, seconds=10.0)
     groups_are = "videos"
 
-    class Config(MediaOptions):
+    class Config(ListedMediaOptions):
         front_end: str = option(
             "pmr_spec",
             "spectrogram of the sound, by its name in docs/datasets/audio-and-frames.md",
@@ -116,16 +122,15 @@ class Ave(MediaDataset):
         }
         held_out = groups["val"] | groups["test"]
         leaking = {clip.id for clip in clips if clip.split == "train" and clip.group in held_out}
+        is_listed = self.config.validation == "listed"
         if protocol == "clean":
             ids["train"] -= leaking
-        elif self.config.validation == "listed" and (
-            shared := len(groups["train"] & groups["val"])
-        ):
+        elif is_listed and (shared := len(groups["train"] & groups["val"])):
             notes.append(f"{shared} of the {len(groups['val'])} videos of validation are in train")
         return Division(
             frozenset(ids["train"]),
             frozenset(ids["test"]),
-            frozenset(ids["val"]),
+            frozenset(ids["val"]) if is_listed else None,
             notes=tuple(notes),
         )
 

@@ -31,7 +31,13 @@ from pathlib import Path
 from mmbench.data.class_names import KINETICS_SOUNDS
 from mmbench.data.dataset import DatasetInfo, Problem
 from mmbench.data.list_files import numbered, read_list
-from mmbench.data.media.dataset import Division, Listed, Listing, MediaDataset, MediaOptions
+from mmbench.data.media.dataset import (
+    Division,
+    Listed,
+    ListedMediaOptions,
+    Listing,
+    MediaDataset,
+)
 from mmbench.data.media.manifest import Clip, MediaRecipe
 from mmbench.errors import DataError, unknown_name
 from mmbench.options import option
@@ -90,7 +96,7 @@ class KineticsSounds(MediaDataset):
     kept = MediaRecipe(fps=1.0, short_side=256, rate=16_000, seconds=10.0)
     groups_are = "videos"
 
-    class Config(MediaOptions):
+    class Config(ListedMediaOptions):
         front_end: str = option(
             "kaldi_fbank",
             "spectrogram of the sound, by its name in docs/datasets/audio-and-frames.md",
@@ -157,10 +163,11 @@ class KineticsSounds(MediaDataset):
         for split, clip in _listed(contents, {}):
             ids[split].add(clip.id)
         listed = frozenset().union(*ids.values())
+        is_listed = self.config.validation == "listed"
         return Division(
             frozenset(ids["train"]),
             frozenset(ids["test"]),
-            frozenset(ids["val"]) if "val" in ids else None,
+            frozenset(ids["val"]) if "val" in ids and is_listed else None,
             notes=(*_notes(clips, listed), *_other_counts(ids)),
         )
 

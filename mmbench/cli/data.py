@@ -27,7 +27,7 @@ DatasetOptions = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes that decode clips; one for each core by default."),
+    typer.Option(min=1, help="Processes that decode files; one for each core by default."),
 ]
 DESCRIPTIONS = (".yaml", ".yml")
 
@@ -47,9 +47,9 @@ def prepare(
 ) -> None:
     """Turn a dataset's files into a cache, once.
 
-    Datasets of clips go on from where an interrupted call ended."""
+    Datasets of clips and pictures go on from where an interrupted call ended."""
+    from mmbench.data.dataset import DecodedDataset
     from mmbench.data.files import cache_root
-    from mmbench.data.media.dataset import MediaDataset
 
     if name.endswith(DESCRIPTIONS):
         raise RequestError(f"{name}: arrays are read as they are and need no preparation")
@@ -57,7 +57,7 @@ def prepare(
     _require_source(source)
     folder = cache or cache_root() / dataset.name()
     with _progress() as progress:
-        if isinstance(dataset, MediaDataset):
+        if isinstance(dataset, DecodedDataset):
             done = dataset.prepare(source, folder, progress, workers)
         else:
             _refuse_workers(dataset, workers)
@@ -79,7 +79,7 @@ def verify(
     """Say exactly what is missing from or damaged in a dataset's files.
 
     The exit code is 1 when they cannot be used."""
-    from mmbench.data.media.dataset import MediaDataset
+    from mmbench.data.dataset import DecodedDataset
 
     if name.endswith(DESCRIPTIONS):
         if source is not None:
@@ -90,7 +90,7 @@ def verify(
     else:
         _require_source(source)
     dataset = _dataset(name, option or [])
-    if isinstance(dataset, MediaDataset):
+    if isinstance(dataset, DecodedDataset):
         with _progress() as progress:
             found = dataset.verify(source, progress, workers)
     else:
@@ -114,7 +114,7 @@ def _dataset(name: str, assignments: list[str]) -> Dataset:
 def _refuse_workers(dataset: Dataset, workers: int | None) -> None:
     if workers is not None:
         raise RequestError(
-            f"--workers is not used for '{dataset.name()}', which has no clips to decode"
+            f"--workers is not used for '{dataset.name()}', which has nothing to decode"
         )
 
 

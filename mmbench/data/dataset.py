@@ -44,6 +44,8 @@ class Modality:
     """Encoder to use unless the user names one; None chooses by kind and shape."""
     vocabulary: int | None = None
     """Number of token ids, for ``tokens``."""
+    weights: str | None = None
+    """Folder of the pretrained model whose tokens these are; None where nothing is pretrained."""
 
 
 class Source(Protocol):
@@ -164,13 +166,16 @@ class Split:
     """A string per row, unique within the dataset."""
     groups: np.ndarray | None = None
     """A string per row that names its actor, speaker or video, where one exists."""
+    labels: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """By modality and name: what else is known of a row, of one modality alone. Texts ``(N,)``,
+    empty where unknown, or numbers ``(N, D)``, NaN where unknown. Nothing is trained on it."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def to(self, device: torch.device) -> Split:
         inputs = {m: source.to(device) for m, source in self.inputs.items()}
-        return Split(inputs, self.y.to(device), self.ids, self.groups)
+        return replace(self, inputs=inputs, y=self.y.to(device))
 
     def batch(
         self, rows: Tensor, modalities: Sequence[str], augment: torch.Generator | None = None
@@ -227,7 +232,13 @@ def joined(first: Split, second: Split) -> Split:
     if first.groups is not None and second.groups is not None:
         groups = np.concatenate([first.groups, second.groups])
     ids = np.concatenate([first.ids, second.ids])
-    return Split(inputs, torch.cat([first.y, second.y]), ids, groups)
+    labels = {
+        m: {
+            name: np.concatenate([values, second.labels[m][name]]) for name, values in named.items()
+        }
+        for m, named in first.labels.items()
+    }
+    return Split(inputs, torch.cat([first.y, second.y]), ids, groups, labels)
 
 
 @dataclass
@@ -299,6 +310,11 @@ class Splits:
         where = f"dataset '{dataset}': the {name} split"
         if part.inputs.keys() != self.modalities.keys():
             raise DataError(f"{where} holds {[*part.inputs]}, not {[*self.modalities]}")
+        if _names(part) != _names(self.train) or not part.labels.keys() <= self.modalities.keys():
+            raise DataError(
+                f"{where} has other further labels than train, or some of no modality: give each "
+                "split the same, by modality"
+            )
         lowest, highest = int(part.y.min()), int(part.y.max())
         if lowest < 0 or highest >= len(self.classes):
             raise DataError(
@@ -306,6 +322,11 @@ class Splits:
                 "numbered from 0"
             )
         lengths = {"ids": len(part.ids)} | {m: len(source) for m, source in part.inputs.items()}
+        lengths |= {
+            f"label '{label}' of {m}": len(values)
+            for m, named in part.labels.items()
+            for label, values in named.items()
+        }
         for what, length in lengths.items():
             if length != len(part):
                 raise DataError(f"{where} has {len(part)} labels and {length} rows of {what}")
@@ -332,6 +353,10 @@ class Splits:
                         f"dataset '{dataset}': modality '{m}' holds NaN or infinite values in "
                         f"{name} (first at id '{first}'); remove or impute these rows"
                     )
+
+
+def _names(part: Split) -> set[tuple[str, str]]:
+    return {(m, label) for m, named in part.labels.items() for label in named}
 
 
 @dataclass(frozen=True)
@@ -382,3 +407,18 @@ class Dataset:
     def check_protocol(self, protocol: str) -> None:
         if protocol not in self.protocols:
             raise unknown_name(f"protocol of {self.name()}", protocol, self.protocols)
+
+
+class DecodedDataset(Dataset):
+    """A dataset whose files are decoded once into a cache, in so many processes (None: one a
+    core), and go on from where a killed call ended."""
+
+    def prepare(
+        self, source: Path, cache: Path, progress: Progress, workers: int | None = None
+    ) -> str:
+        return super().prepare(source, cache, progress)
+
+    def verify(
+        self, source: Path, progress: Progress | None = None, workers: int | None = None
+    ) -> Verification:
+        return super().verify(source)

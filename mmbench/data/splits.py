@@ -48,15 +48,17 @@ def folds(y: np.ndarray, groups: np.ndarray | None, count: int, *key: Key) -> li
             fold_of[rows] = (offset + np.arange(len(rows))) % count
             offset += len(rows)
     else:
-        names, sizes = np.unique(groups, return_counts=True)
+        names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         if len(names) < count:
             raise DataError(f"{count} folds need at least {count} groups, {len(names)} exist")
         order = rng.permutation(len(names))
         filled = np.zeros(count, dtype=np.int64)
+        fold_of_group = np.empty(len(names), dtype=np.int64)
         for i in order[np.argsort(-sizes[order], kind="stable")]:
             fold = int(np.argmin(filled))
-            fold_of[groups == names[i]] = fold
+            fold_of_group[i] = fold
             filled[fold] += sizes[i]
+        fold_of = fold_of_group[group_of]
     return [np.flatnonzero(fold_of == fold) for fold in range(count)]
 
 

@@ -7,10 +7,12 @@ to a square whatever its shape. Both are normalised by ImageNet's mean and devia
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.crops import draw_crops, resized, whole
+from mmbench.data.crops import Crops, draw_crops, resized, whole
 from mmbench.errors import DataError
 
 SIZE = 224
@@ -26,17 +28,21 @@ DEVIATION = (0.229, 0.224, 0.225)
 
 
 class _Views(nn.Module):
+    means: ClassVar[tuple[float, ...]] = MEAN
+    deviations: ClassVar[tuple[float, ...]] = DEVIATION
+    """Of each channel in [0, 1]."""
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(-1, 1, 1))
-        self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(-1, 1, 1))
+        self.channels = len(self.means)
+        self.register_buffer("mean", 255 * torch.tensor(self.means).view(-1, 1, 1))
+        self.register_buffer("deviation", 255 * torch.tensor(self.deviations).view(-1, 1, 1))
 
     def normalised(self, pictures: Tensor) -> Tensor:
-        """Return uint8 ``(N, 3, H, W)`` as float32 of about mean 0 and deviation 1."""
+        """Return uint8 ``(N, channels, H, W)`` as float32 of about mean 0 and deviation 1."""
         return pictures.float().sub_(self.mean).div_(self.deviation)
 
 
@@ -51,16 +57,21 @@ class TrainViews(_Views):
         self, frames: Tensor, augment: torch.Generator, sizes: Tensor | None = None
     ) -> Tensor:
         """Return ``(B, T, 3, size, size)`` of uint8 frames ``(B, T, H, W, 3)``, or ``(N, 3, size,
-        size)`` of ``(N, 3, H, W)``.
+        size)`` of ``(N, 3, H, W)``; a subclass may have another number of channels than 3.
 
         ``sizes``, int64 ``(B, 2)`` or ``(N, 2)``: height and width of the frames of a clip where
         they fill only the upper left of ``H`` by ``W``. Raises :class:`DataError` for other frames.
         """
-        pictures = _pictures(frames)
+        pictures = _pictures(frames, self.channels)
         height, width = _sizes(frames, sizes)
         crops = draw_crops(height, width, augment, SCALE, RATIO, FLIPPED)
-        views = resized(pictures, crops, self.size)
-        return self.normalised(views).view(*_leading(frames), 3, self.size, self.size)
+        views = self.viewed(pictures, crops)
+        return views.view(*_leading(frames), self.channels, self.size, self.size)
+
+    def viewed(self, pictures: Tensor, crops: Crops) -> Tensor:
+        """Return parts of pictures, uint8 ``(N, channels, H, W)``, as ``(N, channels, size, size)``
+        float32."""
+        return self.normalised(resized(pictures, crops, self.size))
 
 
 class TestViews(_Views):
@@ -75,8 +86,9 @@ class TestViews(_Views):
     def forward(self, frames: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Return what :class:`TrainViews` does, without anything drawn."""
         height, width = _sizes(frames, sizes)
-        views = resized(_pictures(frames), whole(height, width), self.size)
-        return self.normalised(views).view(*_leading(frames), 3, self.size, self.size)
+        views = resized(_pictures(frames, self.channels), whole(height, width), self.size)
+        shape = *_leading(frames), self.channels, self.size, self.size
+        return self.normalised(views).view(shape)
 
 
 class Views(nn.Module):
@@ -93,17 +105,18 @@ class Views(nn.Module):
         return views
 
 
-def _pictures(frames: Tensor) -> Tensor:
-    """Return frames as ``(N, 3, H, W)``. Raises :class:`DataError` for anything but frames."""
+def _pictures(frames: Tensor, channels: int) -> Tensor:
+    """Return frames as ``(N, channels, H, W)``. Raises :class:`DataError` for anything but
+    frames."""
     clips = frames.dim() == 5
     if (
         frames.dtype != torch.uint8
         or frames.dim() not in (4, 5)
-        or frames.shape[4 if clips else 1] != 3
+        or frames.shape[4 if clips else 1] != channels
     ):
         raise DataError(
             f"frames of type {frames.dtype} and shape {tuple(frames.shape)} cannot be viewed: give "
-            "uint8 (B, T, H, W, 3) or (N, 3, H, W)"
+            f"uint8 (B, T, H, W, {channels}) or (N, {channels}, H, W)"
         )
     return frames.flatten(0, 1).permute(0, 3, 1, 2) if clips else frames
 

@@ -80,6 +80,7 @@ def test_what_is_read_back_is_what_was_decoded(source: Path, tmp_path: Path) -> 
         assert row.times == pytest.approx(np.arange(row.frames) / 4)
         full = frames(source / row.video, row.times)
         assert kept.mean(axis=(1, 2, 3)) == pytest.approx(full.mean(axis=(1, 2, 3)), abs=2)
+        assert row.audio is not None
         assert np.array_equal(cache.samples(row), audio(source / row.audio).samples)
     # 1.0 to 1.3 s of picture, of which a frame is kept at 0, 0.25, ...
     assert [row.frames for row in manifest.rows[:4]] == [4, 5, 5, 6]

@@ -1,4 +1,4 @@
-"""Reading a prepared cache: frames and sound in memory-mapped files, rows in a manifest."""
+"""Reading a prepared cache: frames, sound and flow in memory-mapped files, rows in a manifest."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmbench.data.media.manifest import (
     LeftOut,
     Manifest,
     MediaRecipe,
+    Part,
     Row,
     shard_file,
 )
@@ -28,7 +29,7 @@ class Cache:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._mapped: dict[tuple[int, str], np.ndarray] = {}
+        self._mapped: dict[tuple[int, Part], np.ndarray] = {}
 
     def frames(self, row: Row) -> np.ndarray:
         """Return a clip's frames ``(frames, height, width, 3)`` uint8, read-only and unread."""
@@ -40,6 +41,13 @@ class Cache:
         """Return a clip's sound ``(samples,)`` int16, read-only and unread."""
         content = self._map(row.shard, "sound", np.dtype("<i2"))
         return content[row.sample_offset : row.sample_offset + row.samples]
+
+    def flow(self, row: Row) -> np.ndarray:
+        """Return a clip's optical flow ``(frames, height, width, 2)`` uint8, read-only and unread:
+        u and v of the motion that follows each of its frames."""
+        content = self._map(row.shard, "flow", np.dtype(np.uint8))
+        part = content[row.flow_offset : row.flow_offset + row.kept_bytes["flow"]]
+        return part.reshape(row.frames, row.flow_height, row.flow_width, 2)
 
     def lists(self) -> dict[str, bytes]:
         """Return the lists that were kept beside the manifest. Raises :class:`DataError` when one
@@ -53,10 +61,10 @@ class Cache:
             found[name] = path.read_bytes()
         return found
 
-    def _map(self, shard: int, ending: str, dtype: np.dtype[Any]) -> np.ndarray:
-        key = shard, ending
+    def _map(self, shard: int, part: Part, dtype: np.dtype[Any]) -> np.ndarray:
+        key = shard, part
         if key not in self._mapped:
-            path = shard_file(self.folder, shard, ending)
+            path = shard_file(self.folder, shard, part)
             # A plain array over the map: slices of a numpy.memmap cost more than what they read.
             self._mapped[key] = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
         return self._mapped[key]
@@ -83,7 +91,7 @@ def open_cache(dataset: str, folder: Path) -> Cache:
             MediaRecipe(**stored["recipe"]),
             _read_rows(folder / "manifest.csv"),
             tuple(LeftOut(**clip) for clip in stored["left_out"]),
-            tuple((frames, sound) for frames, sound in stored["shards"]),
+            tuple(stored["shards"]),
             stored["lists"],
         )
         _require_sizes(folder, manifest)
@@ -117,15 +125,13 @@ def _value(cell: str, kind: str) -> Any:
 
 def _require_sizes(folder: Path, manifest: Manifest) -> None:
     """Raise ValueError when a data file has not the size that its rows need."""
-    needed = {
-        (shard, ending): 0
-        for shard in range(len(manifest.shards))
-        for ending in ("frames", "sound")
+    needed: dict[tuple[int, Part], int] = {
+        (number, part): 0 for number, shard in enumerate(manifest.shards) for part in shard
     }
     for row in manifest.rows:
-        needed[row.shard, "frames"] += row.frame_bytes
-        needed[row.shard, "sound"] += 2 * row.samples
-    for (shard, ending), size in needed.items():
-        path = shard_file(folder, shard, ending)
+        for part in manifest.shards[row.shard]:
+            needed[row.shard, part] += row.kept_bytes[part]
+    for (number, part), size in needed.items():
+        path = shard_file(folder, number, part)
         if (held := path.stat().st_size) != size:
             raise ValueError(f"{path.name} has {held} bytes, not {size}")

@@ -1,8 +1,9 @@
-"""What datasets of clips with picture and sound share: options, preparing, verifying, loading.
+"""What datasets of clips share: options, preparing, verifying, loading.
 
-A dataset of this kind says which clips its archive ought to hold (``listing``) and which of them a
-protocol trains and tests on (``divide``). The rest is here: decoding, counting what is missing,
-carving validation from train by group, front end and frames.
+A dataset of this kind says which clips its archive ought to hold (``listing``), which of them a
+protocol trains and tests on (``divide``), and what a network is shown of them (``_inputs``), which
+for clips with picture and sound is done here. So is the rest: decoding, counting what is missing,
+carving validation from train by group.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from mmbench.data.dataset import (
-    Dataset,
+    DecodedDataset,
     Modality,
     Problem,
     Progress,
@@ -58,13 +59,10 @@ Listed = Clip | Row | LeftOut
 """What has an id, a label, a group and a split."""
 
 
-class MediaOptions(Options):
-    """Options of a dataset of clips; a subclass changes defaults and adds its own."""
+class PictureOptions(Options):
+    """Options of a dataset of clips, with or without sound; a subclass changes defaults and adds
+    its own."""
 
-    front_end: str = option(
-        "ogm_stft",
-        "spectrogram of the sound, by its name in docs/datasets/audio-and-frames.md",
-    )
     frames: int = option(3, "frames of a clip that the network sees", ge=1)
     frame_policy: Literal["segments", "first"] = option(
         "segments",
@@ -81,11 +79,6 @@ class MediaOptions(Options):
     seconds: float | None = option(
         None, "longest part of a clip to keep in the cache; the dataset's own unless given", gt=0
     )
-    validation: Literal["listed", "carved"] = option(
-        "listed",
-        "take the validation list of a protocol that has one; or take validation from train all "
-        "the same, and leave the clips of the list out",
-    )
     val_fraction: float = option(
         0.1,
         "share of the training rows that validation gets, by group, where it is taken from train",
@@ -97,6 +90,25 @@ class MediaOptions(Options):
     )
     cache: str | None = option(
         None, "folder of the prepared data; one of the dataset's name in the cache unless given"
+    )
+
+
+class MediaOptions(PictureOptions):
+    """Options of a dataset of clips with picture and sound."""
+
+    front_end: str = option(
+        "ogm_stft",
+        "spectrogram of the sound, by its name in docs/datasets/audio-and-frames.md",
+    )
+
+
+class ListedMediaOptions(MediaOptions):
+    """Options of such a dataset with a protocol that has a list of validation."""
+
+    validation: Literal["listed", "carved"] = option(
+        "listed",
+        "take the validation list of a protocol that has one; or take validation from train all "
+        "the same, and leave the clips of the list out",
     )
 
 
@@ -130,13 +142,13 @@ class Division:
         }
 
 
-class MediaDataset(Dataset):
+class ClipDataset(DecodedDataset):
     """A dataset of clips. A subclass fills the class variables and writes the abstract methods."""
 
-    class Config(MediaOptions):
+    class Config(PictureOptions):
         """Options of the dataset; a subclass replaces it."""
 
-    config: MediaOptions
+    config: PictureOptions
     kept: ClassVar[MediaRecipe]
     """How clips are kept unless options say otherwise."""
     groups_are: ClassVar[str]
@@ -157,6 +169,16 @@ class MediaDataset(Dataset):
     ) -> Division:
         """Return which clips, of those listed, a protocol trains and tests on; those left out of
         the cache are among them, so that they can be counted."""
+
+    @abstractmethod
+    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
+        """Return the modalities of the clips at these places of the manifest, int64 ``(N,)``."""
+
+    def further_labels(
+        self, ids: Sequence[str], lists: Mapping[str, bytes]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return labels of single modalities for clips, as :class:`Split` has them."""
+        return {}
 
     def classes(self, clips: Sequence[Listed]) -> tuple[str, ...]:
         """Return the classes in order: the names of all listed clips, sorted."""
@@ -206,7 +228,7 @@ class MediaDataset(Dataset):
             self.config.allow_missing,
             listing.lists,
         )
-        size = sum(row.frame_bytes + 2 * row.samples for row in manifest.rows)
+        size = sum(sum(row.kept_bytes.values()) for row in manifest.rows)
         frames = sum(row.frames for row in manifest.rows)
         said = [f"{len(manifest.rows)} clips, {frames} frames, {size / 1e6:.1f} MB in {cache}"]
         if manifest.left_out:
@@ -278,8 +300,6 @@ class MediaDataset(Dataset):
         lists = cache.lists()
         listed: list[Listed] = [*manifest.rows, *manifest.left_out]
         division = self.divide(protocol, listed, lists)
-        if self.config.validation == "carved":
-            division = replace(division, val=None)
         classes = self.classes(listed)
         labels = np.array([classes.index(row.label) for row in manifest.rows])
         groups = np.array([row.group for row in manifest.rows])
@@ -302,12 +322,14 @@ class MediaDataset(Dataset):
             places["val"] = train[held]
             places["train"] = np.delete(train, held)
         inputs = {name: self._inputs(cache, part) for name, part in places.items()}
+        ids = np.array([row.id for row in manifest.rows])
         parts = {
             name: Split(
                 inputs[name],
                 torch.from_numpy(labels[part]),
-                np.array([manifest.rows[i].id for i in part]),
+                ids[part],
                 groups[part],
+                self.further_labels(ids[part].tolist(), lists),
             )
             for name, part in places.items()
         }
@@ -342,16 +364,6 @@ class MediaDataset(Dataset):
                 )
         return cache
 
-    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
-        options = self.config
-        front_end = build_front_end(options.front_end, cache.manifest.recipe.rate)
-        return {
-            "audio": Spectrograms(WaveSource(cache, places), front_end),
-            "visual": FrameSource(
-                cache, places, options.frames, options.frame_policy, options.size
-            ),
-        }
-
     def _count_left_out(self, division: Division, manifest: Manifest) -> list[str]:
         """Return a note for each split that lacks clips. Raises :class:`DataError` where they are
         too many."""
@@ -369,11 +381,32 @@ class MediaDataset(Dataset):
         return notes
 
 
+class MediaDataset(ClipDataset):
+    """A dataset of clips with picture and sound."""
+
+    class Config(MediaOptions):
+        """Options of the dataset; a subclass replaces it."""
+
+    config: MediaOptions
+
+    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
+        options = self.config
+        waves = WaveSource(cache, places)
+        return {
+            "audio": Spectrograms(waves, build_front_end(options.front_end, waves.rate)),
+            "visual": FrameSource(
+                cache, places, options.frames, options.frame_policy, options.size
+            ),
+        }
+
+
 def _quality_notes(manifest: Manifest) -> list[str]:
     """Return what is to be said of the clips that were kept."""
     rows = manifest.rows
     resampled = Counter(
-        row.rate_in_file for row in rows if row.rate_in_file != manifest.recipe.rate
+        row.rate_in_file
+        for row in rows
+        if row.audio is not None and row.rate_in_file != manifest.recipe.rate
     )
     counted = {
         "silent": sum(row.is_silent for row in rows),

@@ -5,13 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from mmbench.hashing import digest
 
-SCHEMA = 1
+Part = Literal["frames", "sound", "flow"]
+"""What of a clip is kept, each in files of its own."""
+
+SCHEMA = 2
 """Of the cache; another is refused."""
 TOLERATED = 0.01
 """Share of the clips that may be missing, damaged or silent unless the user allows more."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Places of the optical flow of a clip: two series of numbered grey pictures (see
+    :mod:`mmbench.data.media.series`), number i being the motion from frame i to frame i + 1."""
+
+    u: str
+    """Motion to the right."""
+    v: str
+    """Motion downwards."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +39,29 @@ class Clip:
     group: str
     """Actor, speaker or video: what must not be divided between train and validation."""
     video: str
-    """Path in the source folder."""
-    audio: str
-    """The same path as ``video`` where the sound is in the same file."""
+    """Path in the source folder, or with ``*`` for a number those of a series of pictures."""
+    audio: str | None
+    """The same path as ``video`` where the sound is in the same file; None for a clip without."""
     split: str | None = None
     """The set it is listed in, where the dataset has fixed ones."""
     start: float | None = None
     end: float | None = None
     """The part to use, in seconds; None for all."""
+    flow: Flow | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return all that the clip is read from, each once."""
+        flow = () if self.flow is None else (self.flow.u, self.flow.v)
+        sound = () if self.audio is None else (self.audio,)
+        return tuple(dict.fromkeys((self.video, *sound, *flow)))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Return what is to be kept of it."""
+        sound: tuple[Part, ...] = () if self.audio is None else ("sound",)
+        flow: tuple[Part, ...] = () if self.flow is None else ("flow",)
+        return ("frames", *sound, *flow)
 
 
 @dataclass(frozen=True)
@@ -42,17 +72,17 @@ class MediaRecipe:
     """Frames kept a second, the first at the start of the part: those shown at these times."""
     short_side: int
     """Pixels that the shorter side of a frame has at most; the shape stays, none is enlarged."""
-    rate: int
-    """Hz of the kept sound; other sound is resampled."""
     seconds: float
     """The longest part kept; what follows is left out."""
+    rate: int | None = None
+    """Hz of the kept sound; other sound is resampled. None for a dataset without sound."""
+    series_fps: float | None = None
+    """Frames a second of series of pictures, which have no times. None for a dataset without."""
 
     def said(self) -> str:
         """Return the recipe in words, for a user who is to compare two."""
-        return (
-            f"fps={self.fps:g}, short_side={self.short_side}, sound at {self.rate} Hz, at most "
-            f"{self.seconds:g} s"
-        )
+        sound = "" if self.rate is None else f", sound at {self.rate} Hz"
+        return f"fps={self.fps:g}, short_side={self.short_side}{sound}, at most {self.seconds:g} s"
 
 
 @dataclass(frozen=True)
@@ -74,23 +104,44 @@ class Row:
     sample_offset: int
     """Sample in the shard's sound, int16."""
     samples: int
+    """0 for a clip without sound."""
     is_silent: bool
     channels: int
-    """Of the sound in the file; several were averaged."""
+    """Of the sound in the file; several were averaged. 0 for a clip without sound."""
     rate_in_file: int
-    """Hz of the sound in the file; another than the recipe's was resampled."""
+    """Hz of the sound in the file; another than the recipe's was resampled. 0 without sound."""
+    flow_offset: int
+    """Byte in the shard's flow; from there ``(frames, height, width, 2)`` uint8, u and v of the
+    motion that follows each frame kept."""
+    flow_height: int
+    flow_width: int
+    """0 for a clip without flow."""
     video: str
-    audio: str
-    """Paths in the source folder."""
+    audio: str | None
+    flow_u: str | None
+    flow_v: str | None
+    """Paths in the source folder, with ``*`` for the number in a series of pictures."""
     video_bytes: int
     audio_bytes: int
+    flow_bytes: int
+    """Of all files, u and v together; 0 for what the clip has not."""
     video_sha256: str
-    audio_sha256: str
-    """Of the files that were read."""
+    audio_sha256: str | None
+    flow_sha256: str | None
+    """Of the files that were read, of series one after the other; None for what it has not."""
 
     @property
     def frame_bytes(self) -> int:
         return self.frames * self.height * self.width * 3
+
+    @property
+    def kept_bytes(self) -> dict[Part, int]:
+        """Return the bytes that each part takes in the cache."""
+        return {
+            "frames": self.frame_bytes,
+            "sound": 2 * self.samples,
+            "flow": self.frames * self.flow_height * self.flow_width * 2,
+        }
 
 
 @dataclass(frozen=True)
@@ -107,19 +158,21 @@ class LeftOut:
     mend: str
     video_bytes: int
     audio_bytes: int
-    """Of its files, -1 where there is none: another size means that it was replaced."""
+    flow_bytes: int
+    """Of its files, -1 where they are missing: another size means that they were replaced."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some neighbouring clips, decoded: the frames of all in one file, the sound in another."""
+    """Some neighbouring clips, decoded: the frames of all in one file, the sound in another, the
+    flow in a third."""
 
     plan: str
     """Hash of the clips and the recipe."""
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
-    frames_sha256: str
-    sound_sha256: str
+    sha256: dict[Part, str]
+    """Of each part that the dataset has."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +183,18 @@ class Manifest:
     recipe: MediaRecipe
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
-    shards: tuple[tuple[str, str], ...]
-    """SHA-256 of the frames and of the sound of each shard."""
+    shards: tuple[dict[Part, str], ...]
+    """SHA-256 of each part of each shard."""
     lists: dict[str, str]
     """SHA-256 of each list in the folder ``lists``."""
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that was kept, wherever the cache lies."""
-        shards = [f"{frames}:{sound}" for frames, sound in self.shards]
+        shards = [":".join(shard.values()) for shard in self.shards]
         return digest(repr(self.recipe), *shards, *map(repr, self.rows))
 
 
 def shard_file(cache: Path, number: int, ending: str) -> Path:
-    """Return a file of a shard: ``frames``, ``sound`` or ``json``."""
+    """Return a file of a shard: that of a :data:`Part`, or its record, ``json``."""
     return cache / "shards" / f"{number:05d}.{ending}"

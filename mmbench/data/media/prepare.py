@@ -15,7 +15,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbench.data.files import FileError, file_sha256, inspect, write_atomically
+from mmbench.data.files import FileError, file_sha256, write_atomically
+from mmbench.data.media.clips import decode_clip
 from mmbench.data.media.manifest import (
     SCHEMA,
     TOLERATED,
@@ -27,7 +28,8 @@ from mmbench.data.media.manifest import (
     Shard,
 )
 from mmbench.data.media.parallel import in_processes
-from mmbench.data.media.shards import Job, decode_clip, finished, jobs, write_shard
+from mmbench.data.media.series import first_problem, size_of
+from mmbench.data.media.shards import Job, finished, jobs, write_shard
 from mmbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def prepare(
         if not allow_missing:
             _require_sound_rows(manifest, look)
         _write_manifest(cache, manifest, lists or {})
-        _remove_surplus(cache, len(all_jobs))
+        _remove_surplus(cache, all_jobs)
     return manifest
 
 
@@ -98,7 +100,7 @@ def _require_files(clips: Sequence[Clip], source: Path, look: str) -> None:
     """Refuse early what would be refused in the end: files that no decoder need be asked about."""
     faults: list[tuple[str, str]] = []
     for clip in clips:
-        problems = (inspect(source / place) for place in dict.fromkeys((clip.video, clip.audio)))
+        problems = (first_problem(source / place) for place in clip.places)
         if (problem := next(filter(None, problems), None)) is not None:
             faults.append((str(FileError(problem)), problem.what))
     _require_few(faults, len(clips), look)
@@ -149,9 +151,11 @@ def _require_same_plan(path: Path, plan: Mapping[str, object], recipe: MediaReci
     mend = "choose another folder with --cache, or remove it"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["schema"] != SCHEMA:
+            raise DataError(f"{path.parent} is of another version of mmbench; {mend}")
         before = MediaRecipe(**stored["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged or of another version of mmbench; {mend}") from error
+        raise DataError(f"{path} is damaged; {mend}") from error
     if stored != plan:
         raise DataError(
             f"{path.parent} holds {stored.get('dataset')} prepared with {before.said()}, not with "
@@ -167,17 +171,17 @@ def _expected_bytes(
     Raises :class:`DataError` when those that are still to be written do not fit on the disk.
     """
     sizes: list[int] = []
-    there = [clip for clip in clips if (source / clip.video).is_file()]
+    there = [clip for clip in clips if size_of(source, (clip.video,)) >= 0]
     for clip in there[:: max(1, len(there) // TRIED)][:TRIED]:
         try:
             decoded = decode_clip(clip, source, recipe)
         except FileError:
             continue
-        sizes.append(decoded.frames.nbytes + decoded.sound.samples.nbytes)
+        sizes.append(decoded.kept_bytes)
     if not sizes:
         return 0
     mean = sum(sizes) / len(sizes)
-    to_write = sum((source / clip.video).is_file() for job in missing for clip in job.clips)
+    to_write = len({clip.id for job in missing for clip in job.clips} & {c.id for c in there})
     free = shutil.disk_usage(cache).free
     if to_write * mean > free:
         raise DataError(
@@ -204,7 +208,7 @@ def _manifest(
         recipe,
         tuple(row for shard in shards for row in shard.rows),
         tuple(left_out),
-        tuple((shard.frames_sha256, shard.sound_sha256) for shard in shards),
+        tuple(shard.sha256 for shard in shards),
         {name: hashlib.sha256(content).hexdigest() for name, content in sorted(lists.items())},
     )
 
@@ -244,8 +248,10 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _remove_surplus(cache: Path, count: int) -> None:
-    """Remove shards past the last, of a longer list of clips that this cache was once made of."""
+def _remove_surplus(cache: Path, all_jobs: Sequence[Job]) -> None:
+    """Remove what this cache was once made of and is no more: shards past the last, of a longer
+    list of clips, and parts that no clip has any longer."""
+    endings = {"json", *all_jobs[0].parts}
     for path in sorted((cache / "shards").glob("[0-9]*.*")):
-        if int(path.stem) >= count:
+        if int(path.stem) >= len(all_jobs) or path.suffix[1:] not in endings:
             path.unlink()

@@ -1,7 +1,7 @@
 """Decoding a few neighbouring clips into one shard of the cache, in a process of its own.
 
-A shard is the unit that is done or not done: its two data files take their names before its record
-does, which says that both are whole. What is in it depends on its clips and the recipe alone, so a
+A shard is the unit that is done or not done: its data files take their names before its record
+does, which says that all are whole. What is in it depends on its clips and the recipe alone, so a
 run that was killed and started again writes the same bytes.
 """
 
@@ -9,25 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from mmbench.data.files import FileError, file_sha256, write_atomically
-from mmbench.data.media.decode import Sound, audio, grid, nearest, pictures
-from mmbench.data.media.manifest import SCHEMA, Clip, LeftOut, MediaRecipe, Row, Shard, shard_file
+from mmbench.data.files import CHUNK, FileError, write_atomically
+from mmbench.data.media.clips import Decoded, decode_clip
+from mmbench.data.media.manifest import (
+    SCHEMA,
+    Clip,
+    LeftOut,
+    MediaRecipe,
+    Part,
+    Row,
+    Shard,
+    shard_file,
+)
+from mmbench.data.media.series import size_of
 from mmbench.data.problem import Problem
 from mmbench.hashing import digest
 
 CLIPS_PER_SHARD = 32
 """Few enough that a kill costs seconds and processes end together, many enough that a corpus of
 20,000 clips has 600 shards, which one process can hold open."""
-UNEQUAL = 2.0
-"""Picture and sound in files of their own belong together when neither is this much longer."""
+PARTS: tuple[Part, ...] = ("frames", "sound", "flow")
 
 
 @dataclass(frozen=True)
@@ -39,26 +47,21 @@ class Job:
     source: Path
     recipe: MediaRecipe
     cache: Path
+    parts: tuple[Part, ...]
+    """What some clip of the dataset has: the files that every shard has."""
 
     def plan(self) -> str:
         """Return what tells this job from another of the same number."""
-        return digest(str(SCHEMA), repr(self.recipe), *map(repr, self.clips))
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """One clip: frames ``(T, H, W, 3)`` uint8 shown at ``times``, and sound."""
-
-    frames: np.ndarray
-    times: tuple[float, ...]
-    sound: Sound
+        return digest(str(SCHEMA), repr(self.recipe), repr(self.parts), *map(repr, self.clips))
 
 
 def jobs(clips: Sequence[Clip], source: Path, recipe: MediaRecipe, cache: Path) -> list[Job]:
     """Return the shards of a cache, in order."""
     starts = range(0, len(clips), CLIPS_PER_SHARD)
+    some = {part for clip in clips for part in clip.parts}
+    parts = tuple(part for part in PARTS if part in some)
     return [
-        Job(number, tuple(clips[start : start + CLIPS_PER_SHARD]), source, recipe, cache)
+        Job(number, tuple(clips[start : start + CLIPS_PER_SHARD]), source, recipe, cache, parts)
         for number, start in enumerate(starts)
     ]
 
@@ -70,36 +73,45 @@ def write_shard(job: Job) -> Shard:
     """
     rows: list[Row] = []
     left_out: list[LeftOut] = []
-    hashes = {ending: hashlib.sha256() for ending in ("frames", "sound")}
-    written = dict.fromkeys(hashes, 0)
+    hashes = {part: hashlib.sha256() for part in job.parts}
+    written = dict.fromkeys(PARTS, 0)
     with ExitStack() as stack:
         files = {
-            ending: stack.enter_context(
-                stack.enter_context(
-                    write_atomically(shard_file(job.cache, job.number, ending))
-                ).open("wb")
+            part: stack.enter_context(
+                stack.enter_context(write_atomically(shard_file(job.cache, job.number, part))).open(
+                    "wb"
+                )
             )
-            for ending in hashes
+            for part in job.parts
         }
         for clip in job.clips:
             try:
                 decoded = decode_clip(clip, job.source, job.recipe)
-                row = _row(clip, decoded, job, written["frames"], written["sound"] // 2)
+                row = _row(clip, decoded, job, written)
             except FileError as error:
                 left_out.append(_left_out(clip, error.problem, job.source))
                 continue
-            parts = {"frames": decoded.frames, "sound": decoded.sound.samples.astype("<i2")}
-            for ending, part in parts.items():
-                content = np.ascontiguousarray(part).data.cast("B")
-                files[ending].write(content)
-                hashes[ending].update(content)
-                written[ending] += len(content)
+            for part, array in _arrays(decoded).items():
+                content = np.ascontiguousarray(array).data.cast("B")
+                files[part].write(content)
+                hashes[part].update(content)
+                written[part] += len(content)
             rows.append(row)
-    sums = [hashes[ending].hexdigest() for ending in ("frames", "sound")]
-    shard = Shard(job.plan(), tuple(rows), tuple(left_out), *sums)
+    sums = {part: hashes[part].hexdigest() for part in job.parts}
+    shard = Shard(job.plan(), tuple(rows), tuple(left_out), sums)
     with write_atomically(shard_file(job.cache, job.number, "json")) as path:
         path.write_text(json.dumps(asdict(shard), indent=1), encoding="utf-8")
     return shard
+
+
+def _arrays(decoded: Decoded) -> dict[Part, np.ndarray]:
+    """Return what is to be written of a clip."""
+    arrays: dict[Part, np.ndarray] = {"frames": decoded.frames}
+    if decoded.sound is not None:
+        arrays["sound"] = decoded.sound.samples.astype("<i2")
+    if decoded.flow is not None:
+        arrays["flow"] = decoded.flow
+    return arrays
 
 
 def finished(job: Job) -> Shard | None:
@@ -110,122 +122,56 @@ def finished(job: Job) -> Shard | None:
         rows = tuple(Row(**{**row, "times": tuple(row["times"])}) for row in stored.pop("rows"))
         left_out = tuple(LeftOut(**clip) for clip in stored.pop("left_out"))
         shard = Shard(rows=rows, left_out=left_out, **stored)
-        sizes = [
-            shard_file(job.cache, job.number, ending).stat().st_size
-            for ending in ("frames", "sound")
-        ]
+        sizes = [shard_file(job.cache, job.number, part).stat().st_size for part in job.parts]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    expected = [sum(row.frame_bytes for row in rows), 2 * sum(row.samples for row in rows)]
+    expected = [sum(row.kept_bytes[part] for row in rows) for part in job.parts]
     if shard.plan != job.plan() or sizes != expected:
         return None
-    parts: list[Row | LeftOut] = [*rows, *left_out]
-    before = {part.id: (part.video_bytes, part.audio_bytes) for part in parts}
+    kept: list[Row | LeftOut] = [*rows, *left_out]
+    before = {clip.id: (clip.video_bytes, clip.audio_bytes, clip.flow_bytes) for clip in kept}
     now = {clip.id: _sizes(clip, job.source) for clip in job.clips}
     return shard if before == now else None
 
 
-def decode_clip(clip: Clip, source: Path, recipe: MediaRecipe) -> Decoded:
-    """Return what is kept of a clip. Raises :class:`FileError` when it cannot be used."""
-    start = clip.start or 0.0
-    end = min(start + recipe.seconds, clip.end if clip.end is not None else np.inf)
-    video = source / clip.video
-    whole = audio(source / clip.audio, recipe.rate)
-    first, last = (round(min(time, whole.seconds) * recipe.rate) for time in (start, end))
-    samples = whole.samples[first:last]
-    part = f"from {start:g} to {end:g} s"
-    if len(samples) == 0:
-        raise _fault(source / clip.audio, f"has no sound {part}: it lasts {whole.seconds:.2f} s")
-    frames: list[np.ndarray] = []
-    times: list[float] = []
-    reformatter = VideoReformatter()
-    size: tuple[int, int] | None = None
-    for time, frame in nearest(pictures(video), grid(recipe.fps, start, end)):
-        size = size or _fitted(frame.width, frame.height, recipe.short_side)
-        kept = reformatter.reformat(
-            frame, *size, "rgb24", interpolation=Interpolation.AREA, threads=1
-        )
-        frames.append(kept.to_ndarray())
-        times.append(round(time, 6))
-    if not frames:
-        raise _fault(video, f"has no frame {part}")
-    if clip.video != clip.audio:
-        _require_equal(video, len(frames) / recipe.fps, len(samples) / recipe.rate, recipe)
-    sound = Sound(samples, whole.rate, whole.channels, whole.rate_in_file)
-    return Decoded(np.stack(frames), tuple(times), sound)
-
-
-def clip_problems(clip: Clip, source: Path, recipe: MediaRecipe) -> list[Problem]:
-    """Return all that is wrong with a clip's files, silence included; both are read to the end."""
-    problems: list[Problem] = []
-    heard = seen = 0.0
-    try:
-        sound = audio(source / clip.audio, recipe.rate)
-        heard = sound.seconds
-        if sound.is_silent:
-            problems.append(Problem(str(source / clip.audio), "is silent", "download it again"))
-    except FileError as error:
-        problems.append(error.problem)
-    try:
-        for time, _ in pictures(source / clip.video):
-            seen = time
-    except FileError as error:
-        if error.problem not in problems:
-            problems.append(error.problem)
-    if problems:
-        return problems
-    try:
-        if clip.video != clip.audio:
-            shown = (int(min(seen, recipe.seconds) * recipe.fps) + 1) / recipe.fps
-            _require_equal(source / clip.video, shown, min(heard, recipe.seconds), recipe)
-        for path, length in ((clip.video, seen), (clip.audio, heard)):
-            if length < (clip.start or 0.0):
-                raise _fault(source / path, f"ends at {length:.2f} s, before {clip.start:g} s")
-    except FileError as error:
-        problems.append(error.problem)
-    return problems
-
-
-def _require_equal(video: Path, seen: float, heard: float, recipe: MediaRecipe) -> None:
-    """Refuse a picture that cannot belong to its sound: one of them is cut or is of another clip.
-    ``seen`` is rounded up to the next frame of the grid."""
-    if seen < heard / UNEQUAL or seen - 1 / recipe.fps > heard * UNEQUAL:
-        raise _fault(video, f"has {seen:.1f} s of picture beside {heard:.1f} s of sound")
-
-
-def _fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return width and height with the shorter side at most ``short_side``."""
-    scale = min(1.0, short_side / min(width, height))
-    return round(width * scale), round(height * scale)
-
-
-def _row(clip: Clip, decoded: Decoded, job: Job, frame_offset: int, sample_offset: int) -> Row:
-    video_bytes, audio_bytes = _sizes(clip, job.source)
-    video_sha = file_sha256(job.source / clip.video)
-    is_one_file = clip.video == clip.audio
+def _row(clip: Clip, decoded: Decoded, job: Job, written: Mapping[Part, int]) -> Row:
+    video_bytes, audio_bytes, flow_bytes = _sizes(clip, job.source)
+    video_sha = _sha256(decoded.video_files)
+    if clip.audio is None or clip.audio == clip.video:
+        audio_sha = None if clip.audio is None else video_sha
+    else:
+        audio_sha = _sha256((job.source / clip.audio,))
     count, height, width, _ = decoded.frames.shape
+    sound, flow = decoded.sound, decoded.flow
     return Row(
         id=clip.id,
         label=clip.label,
         group=clip.group,
         split=clip.split,
         shard=job.number,
-        frame_offset=frame_offset,
+        frame_offset=written["frames"],
         frames=count,
         height=height,
         width=width,
         times=decoded.times,
-        sample_offset=sample_offset,
-        samples=len(decoded.sound.samples),
-        is_silent=decoded.sound.is_silent,
-        channels=decoded.sound.channels,
-        rate_in_file=decoded.sound.rate_in_file,
+        sample_offset=written["sound"] // 2,
+        samples=0 if sound is None else len(sound.samples),
+        is_silent=sound is not None and sound.is_silent,
+        channels=0 if sound is None else sound.channels,
+        rate_in_file=0 if sound is None else sound.rate_in_file,
+        flow_offset=written["flow"],
+        flow_height=0 if flow is None else flow.shape[1],
+        flow_width=0 if flow is None else flow.shape[2],
         video=clip.video,
         audio=clip.audio,
+        flow_u=None if clip.flow is None else clip.flow.u,
+        flow_v=None if clip.flow is None else clip.flow.v,
         video_bytes=video_bytes,
         audio_bytes=audio_bytes,
+        flow_bytes=flow_bytes,
         video_sha256=video_sha,
-        audio_sha256=video_sha if is_one_file else file_sha256(job.source / clip.audio),
+        audio_sha256=audio_sha,
+        flow_sha256=None if flow is None else _sha256(decoded.flow_files),
     )
 
 
@@ -244,14 +190,19 @@ def _left_out(clip: Clip, problem: Problem, source: Path) -> LeftOut:
     )
 
 
-def _sizes(clip: Clip, source: Path) -> tuple[int, int]:
-    """Return the bytes of picture and sound, -1 where there is no file."""
-    video, sound = (
-        path.stat().st_size if path.is_file() else -1
-        for path in (source / clip.video, source / clip.audio)
-    )
-    return video, sound
+def _sizes(clip: Clip, source: Path) -> tuple[int, int, int]:
+    """Return the bytes of picture, sound and flow: 0 for what the clip has not, -1 where files are
+    missing."""
+    sound = () if clip.audio is None else (clip.audio,)
+    flow = () if clip.flow is None else (clip.flow.u, clip.flow.v)
+    return size_of(source, (clip.video,)), size_of(source, sound), size_of(source, flow)
 
 
-def _fault(path: Path, what: str) -> FileError:
-    return FileError(Problem(str(path), what, "download it again"))
+def _sha256(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files, one after the other, 64 hex digits."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                sha.update(chunk)
+    return sha.hexdigest()

@@ -1,16 +1,19 @@
-"""Batches out of a cache: frames of a clip chosen and viewed, waveforms as they are stored."""
+"""Batches out of a cache: frames and flow of a clip chosen and viewed, waveforms as stored."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmbench.data.dataset import Modality
+from mmbench.data.flow import TestFlowViews, TrainFlowViews
 from mmbench.data.media.cache import Cache
+from mmbench.data.media.manifest import Row
 from mmbench.data.visual import TestViews, TrainViews
+from mmbench.errors import DataError
 from mmbench.hashing import digest
 
 FramePolicy = Literal["segments", "first"]
@@ -26,6 +29,8 @@ class FrameSource:
     """
 
     is_always_finite: Literal[True] = True
+    train_kind: ClassVar[type[TrainViews]] = TrainViews
+    test_kind: ClassVar[type[TestViews]] = TestViews
 
     def __init__(
         self,
@@ -42,29 +47,39 @@ class FrameSource:
         self.count = frames
         self.policy = policy
         self.device = device or torch.device("cpu")
-        self.train_views = TrainViews(size).to(self.device)
-        self.test_views = TestViews(size).to(self.device)
+        self.train_views = self.train_kind(size).to(self.device)
+        self.test_views = self.test_kind(size).to(self.device)
         stored = [cache.manifest.rows[i] for i in rows]
         self.stored_frames = torch.tensor([row.frames for row in stored])
-        self.sizes = torch.tensor([(row.height, row.width) for row in stored]).view(-1, 2)
+        self.sizes = torch.tensor([self.size_of(row) for row in stored]).view(-1, 2)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def to(self, device: torch.device) -> FrameSource:
+    def size_of(self, row: Row) -> tuple[int, int]:
+        """Return height and width of what is stored of a clip."""
+        return row.height, row.width
+
+    def stored(self, row: Row) -> np.ndarray:
+        """Return what is stored of a clip, ``(frames, height, width, channels)`` uint8, unread."""
+        return self.cache.frames(row)
+
+    def to(self, device: torch.device) -> Self:
         size = self.train_views.size
-        return FrameSource(self.cache, self.rows, self.count, self.policy, size, device)
+        return type(self)(self.cache, self.rows, self.count, self.policy, size, device)
 
     def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
         places = rows.cpu()
         chosen = self.choose(places, augment).numpy()
         sizes = self.sizes[places]
         height, width = (int(side) for side in sizes.amax(dim=0))
-        stored = torch.zeros((len(rows), self.count, height, width, 3), dtype=torch.uint8)
+        channels = self.train_views.channels
+        stored = torch.zeros((len(rows), self.count, height, width, channels), dtype=torch.uint8)
         canvas = stored.numpy()
         for i, place in enumerate(places.tolist()):
             row = self.cache.manifest.rows[self.rows[place]]
-            canvas[i, :, : row.height, : row.width] = self.cache.frames(row)[chosen[i]]
+            height, width = self.size_of(row)
+            canvas[i, :, :height, :width] = self.stored(row)[chosen[i]]
         stored, sizes = stored.to(self.device), sizes.to(self.device)
         views: Tensor = (
             self.test_views(stored, sizes)
@@ -89,7 +104,7 @@ class FrameSource:
     def modality(self) -> Modality:
         """Return what an encoder receives."""
         size = self.train_views.size
-        return Modality("frames", (self.count, 3, size, size))
+        return Modality("frames", (self.count, self.train_views.channels, size, size))
 
     def fingerprint(self) -> str:
         views = self.train_views.name + self.test_views.name
@@ -97,17 +112,40 @@ class FrameSource:
         return digest(self.cache.manifest.fingerprint, self.rows.tobytes(), settings)
 
 
+class FlowSource(FrameSource):
+    """Optical flow ``(B, T, 2, size, size)`` float32, u and v, of the clips of a split: that which
+    follows each frame shown. Frames and views are chosen as for :class:`FrameSource`, in draws of
+    its own: flow and picture of a clip are not of the same moment and part, as in the field's code.
+    Views: :mod:`mmbench.data.flow`.
+
+    Raises :class:`DataError` when a clip has none in the cache.
+    """
+
+    train_kind = TrainFlowViews
+    test_kind = TestFlowViews
+
+    def size_of(self, row: Row) -> tuple[int, int]:
+        if row.flow_u is None:
+            raise DataError(f"the clip {row.id} has no optical flow in {self.cache.folder}")
+        return row.flow_height, row.flow_width
+
+    def stored(self, row: Row) -> np.ndarray:
+        return self.cache.flow(row)
+
+
 class WaveSource:
     """Waveforms ``(B, samples)`` int16 of the clips of a split, the shorter ones followed by zeros.
 
     ``samples`` is the recipe's longest part at its rate, whatever clips there are, so that a
-    spectrogram's shape does not depend on them.
+    spectrogram's shape does not depend on them. Raises :class:`DataError` for a cache without.
     """
 
     is_always_finite: Literal[True] = True
 
     def __init__(self, cache: Cache, rows: np.ndarray, device: torch.device | None = None) -> None:
         recipe = cache.manifest.recipe
+        if recipe.rate is None:
+            raise DataError(f"{cache.folder} holds no sound: its clips have none")
         self.cache = cache
         self.rows = rows
         self.rate = recipe.rate

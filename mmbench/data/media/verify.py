@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench.data.files import file_sha256
+from mmbench.data.media.clips import clip_problems
 from mmbench.data.media.manifest import Clip, MediaRecipe
 from mmbench.data.media.parallel import in_processes
 from mmbench.data.media.pointers import Pointer
-from mmbench.data.media.shards import CLIPS_PER_SHARD, clip_problems
+from mmbench.data.media.shards import CLIPS_PER_SHARD
 from mmbench.data.problem import Problem
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def judged(
             tuple(part),
             source,
             recipe,
-            {p: pointers[p] for clip in part for p in (clip.video, clip.audio) if p in pointers},
+            {p: pointers[p] for clip in part for p in clip.places if p in pointers},
         )
         for part in parts
     ]
@@ -66,7 +67,7 @@ def judged(
 def _problems(clip: Clip, questions: Questions) -> list[Problem]:
     problems = clip_problems(clip, questions.source, questions.recipe)
     faulty = {problem.path for problem in problems}
-    for place in dict.fromkeys((clip.video, clip.audio)):
+    for place in clip.places:
         path, pointer = questions.source / place, questions.pointers.get(place)
         if pointer is None or str(path) in faulty:
             continue
