@@ -3,8 +3,8 @@
     python docs/generate.py            writes the pages
     python docs/generate.py --check    fails when a page is not what would be written
 
-Written are the table of methods in README.md, docs/methods/README.md and, for each method, the page
-docs/methods/NAME.md: citation, equations, departures and options from the method's file, and how it
+Written are the tables of methods and of datasets in README.md, docs/methods/README.md and, for each
+method, the page docs/methods/NAME.md: citation, equations, departures and options from the method's file, and how it
 did on data of known information, from results/tables/weak-modality.csv. What stands in a page below
 the line "<!-- by hand -->" is kept.
 """
@@ -17,13 +17,14 @@ from pathlib import Path
 import pandas as pd
 
 from mmbench.cli.show import citation, shown_value
-from mmbench.info import MethodInfo
+from mmbench.info import DatasetInfo, MethodInfo
 from mmbench.options import OptionRow, option_rows
 from mmbench.registry import BUILT_IN, Entry, docstring, entries, load_method, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "results/tables/weak-modality.csv"
-BEGIN, END = "<!-- methods: python docs/generate.py -->", "<!-- end of methods -->"
+MARKS = "<!-- {}: python docs/generate.py -->", "<!-- end of {} -->"
+"""Around a generated table."""
 BY_HAND = "<!-- by hand -->"
 
 
@@ -45,7 +46,11 @@ def pages() -> Iterable[tuple[Path, str]]:
     found = [(entry, _info(entry)) for entry in entries("method") if entry.origin == BUILT_IN]
     study = pd.read_csv(STUDY).set_index("method") if STUDY.exists() else pd.DataFrame()
     readme = ROOT / "README.md"
-    yield readme, _between(readme.read_text(), "\n".join(_table(found, "docs/methods/")))
+    tables = {"methods": _table(found, "docs/methods/"), "datasets": _datasets()}
+    text = readme.read_text()
+    for what, lines in tables.items():
+        text = _between(text, what, "\n".join(lines))
+    yield readme, text
     folder = ROOT / "docs/methods"
     yield folder / "README.md", "\n".join(_index(found, study)) + "\n"
     for entry, info in found:
@@ -59,10 +64,12 @@ def _info(entry: Entry) -> MethodInfo:
     return info
 
 
-def _between(page: str, table: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def _between(page: str, what: str, table: str) -> str:
+    begin, end = (mark.format(what) for mark in MARKS)
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"no place for the table of {what}"
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def kept(path: Path) -> str:
@@ -79,6 +86,26 @@ def _table(found: list[tuple[Entry, MethodInfo]], folder: str) -> Iterable[str]:
     for entry, info in found:
         cells = (info.title, info.family, str(info.year or ""), info.cost)
         yield f"| [`{entry.name}`]({folder}{entry.name}.md) | {' | '.join(map(_cell, cells))} |"
+
+
+def _datasets() -> Iterable[str]:
+    yield "| dataset | | modalities | protocols | files |"
+    yield "|---|---|---|---|---|"
+    for entry in entries("dataset"):
+        if entry.origin != BUILT_IN:
+            continue
+        info = summary(entry)
+        assert isinstance(info, DatasetInfo)
+        page = next(iter(sorted((ROOT / "docs/datasets").glob(_page_name(entry.name)))), None)
+        name = f"`{entry.name}`"
+        linked = f"[{name}]({page.relative_to(ROOT)})" if page else name
+        source = "yours" if info.files else "in the package, or generated"
+        cells = (info.summary, ", ".join(info.modalities), ", ".join(info.protocols), source)
+        yield f"| {linked} | {' | '.join(map(_cell, cells))} |"
+
+
+def _page_name(dataset: str) -> str:
+    return f"{dataset.replace('_', '-')}.md"
 
 
 def _cell(text: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmbench.data.dataset import Modality
 from mmbench.errors import RequestError, unknown_name
+from mmbench.nets.pretrained import PretrainedText
 
 SMALL_PICTURE = 64 * 64
 """Pictures up to this many pixels get the small CNN, larger ones ResNet-18."""
@@ -211,18 +212,20 @@ def _sinusoids(length: int, width: int) -> Tensor:
     return code
 
 
-Encoder = MLP | SmallCNN | ResNet18 | Transformer
+Encoder = MLP | SmallCNN | ResNet18 | Transformer | PretrainedText
 ENCODERS: dict[str, Callable[[Modality], Encoder]] = {
     "mlp": MLP,
     "small_cnn": SmallCNN,
     "resnet18": ResNet18,
     "transformer": Transformer,
+    "pretrained_text": PretrainedText,
 }
 KINDS = {
     "mlp": MLP.kinds,
     "small_cnn": SmallCNN.kinds,
     "resnet18": ResNet18.kinds,
     "transformer": Transformer.kinds,
+    "pretrained_text": PretrainedText.kinds,
 }
 
 
@@ -248,7 +251,8 @@ def default_encoder(modality: Modality) -> str:
 
 
 def build_encoder(name: str, modality_name: str, modality: Modality) -> Encoder:
-    """Return an encoder with fresh weights (see :func:`initialise`).
+    """Return an encoder with fresh weights (see :func:`initialise`), or with those that it was
+    pretrained to.
 
     Raises :class:`RequestError` for an unknown name or a kind that the encoder cannot read.
     """
@@ -261,7 +265,8 @@ def build_encoder(name: str, modality_name: str, modality: Modality) -> Encoder:
             f"use {' or '.join(fitting) or 'a dataset with a front end'}"
         )
     encoder = ENCODERS[name](modality)
-    initialise(encoder)
+    if not isinstance(encoder, PretrainedText):
+        initialise(encoder)
     return encoder
 
 
