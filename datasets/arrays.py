@@ -32,7 +32,12 @@ from mmbench.data.dataset import (
     Splits,
     Verification,
 )
-from mmbench.data.description import Description, ModalityPlace, read_description
+from mmbench.data.description import (
+    Description,
+    FurtherLabel,
+    ModalityPlace,
+    read_description,
+)
 from mmbench.data.files import FileError
 from mmbench.data.splits import carve, stratified_parts
 from mmbench.data.standardise import standardise
@@ -78,6 +83,7 @@ class Content:
     ids: np.ndarray
     groups: np.ndarray | None
     split: np.ndarray | None
+    labels: dict[str, dict[str, np.ndarray]]
 
 
 class Arrays(Dataset):
@@ -146,6 +152,7 @@ class Arrays(Dataset):
                 torch.from_numpy(content.y[part]),
                 content.ids[part],
                 None if content.groups is None else content.groups[part],
+                {m: {n: v[part] for n, v in named.items()} for m, named in content.labels.items()},
             )
             for rows, part in zip(inputs, parts, strict=True)
         )
@@ -177,6 +184,7 @@ class Arrays(Dataset):
     def _places(self) -> dict[str, Place]:
         described = self.description
         places: dict[str, Place] = {f"modality {m}": p for m, p in described.modalities.items()}
+        places |= {f"label of {m}": place for m, place in described.labels.items()}
         columns = {"label": described.label, "id": described.id}
         columns |= {"group": described.group, "split": described.split}
         return places | {what: place for what, place in columns.items() if place is not None}
@@ -221,7 +229,27 @@ class Arrays(Dataset):
         if ids is None:
             ids = np.array([f"row-{i:06d}" for i in range(len(labels))])
         self._require_unique(ids)
-        return Content(values, modalities, classes, y, ids, columns["group"], columns["split"])
+        group, split = columns["group"], columns["split"]
+        further = {
+            m: {place.name: self._further(m, place, len(labels))}
+            for m, place in described.labels.items()
+        }
+        return Content(values, modalities, classes, y, ids, group, split, further)
+
+    def _further(self, m: str, place: FurtherLabel, count: int) -> np.ndarray:
+        """Return a label of one modality: words ``(N,)``, or numbers ``(N, 1)`` where all that are
+        given are numbers, and not all of them whole."""
+        path = self.description.file(place)
+        words = read_words(path, place)
+        self._require_rows(f"label of {m}", place, len(words), count)
+        given = [word for word in words.tolist() if word]
+        if not all(map(is_number, given)) or all(float(word).is_integer() for word in given):
+            return words
+        numbers = np.array([[float(word or "nan")] for word in words.tolist()])
+        if (row := np.flatnonzero(np.isinf(numbers[:, 0]))).size:
+            what = f"label '{place.name}', row {row[0] + 1} is infinite"
+            raise FileError(Problem(str(path), what, "correct it, or leave it empty"))
+        return numbers
 
     def _fault(self, what: str, mend: str) -> FileError:
         return FileError(Problem(str(self.description.path), what, mend))

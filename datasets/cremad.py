@@ -9,6 +9,9 @@ men, 8 women; 1,475 clips). ``ogm`` is the division of the field, from the two l
 the user puts beside the data: every actor of its test set is trained on as well, and each table
 that uses it says so. Either takes its validation actors from train.
 
+What a crowd heard in the sound alone, and saw in the picture alone, goes along as further labels
+where ``processedResults/summaryTable.csv`` of the archive is there: ``VoiceVote`` and ``FaceVote``.
+
 Departures from OGM-GE's preparation: frames at 2 a second rather than 1, so that there is a choice
 within each third of a 2.5 s clip (``fps=1`` when preparing keeps theirs); the frame shown at 1.0 s
 rather than number 29 of 29.97 a second; frames kept at 256 pixels of the shorter side.
@@ -16,12 +19,15 @@ rather than number 29 of 29.97 a second; frames kept at 256 pixels of the shorte
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from mmbench.data.dataset import DatasetInfo, Problem
 from mmbench.data.media.dataset import Division, Listed, Listing, MediaDataset, MediaOptions
@@ -47,6 +53,10 @@ LISTS = {
     "test.csv": (744, "959a667af66a01dc439b12d6ec9dc57b36a88e947f48ad63531a4b91f769394f"),
 }
 """Rows of OGM-GE's lists, and their SHA-256 in UTF-8 without BOM, with a line feed per line."""
+VOTES = "summaryTable.csv"
+"""The archive's table of what a crowd recognised, in its folder ``processedResults``."""
+VOTES_OF = {"audio": "VoiceVote", "visual": "FaceVote"}
+"""Columns of votes on one modality alone."""
 CLONE = "https://gitlab.com/cs-cooper-lab/crema-d-mirror"
 
 
@@ -104,7 +114,21 @@ class CremaD(MediaDataset):
     def listing(self, source: Path) -> Listing:
         root = _root(source)
         clips = tuple(_clip(name, root) for name in clip_ids())
-        return Listing(root, clips, tuple(_strangers(root, clips)), self._lists(source, root))
+        lists = self._lists(source, root) | _votes(source, root, clips)
+        return Listing(root, clips, tuple(_strangers(root, clips)), lists)
+
+    def further_labels(
+        self, ids: Sequence[str], lists: Mapping[str, bytes]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return the votes on each modality: an emotion, or empty where several tie."""
+        if VOTES not in lists:
+            return {}
+        rows = csv.DictReader(lists[VOTES].decode().splitlines())
+        votes = {row["FileName"]: row for row in rows}
+        return {
+            m: {column: np.array([_untied(votes, name, column) for name in ids])}
+            for m, column in VOTES_OF.items()
+        }
 
     def divide(
         self, protocol: str, clips: Sequence[Listed], lists: Mapping[str, bytes]
@@ -201,6 +225,39 @@ def _root(source: Path) -> Path:
     if source.name in (VIDEO, AUDIO):
         raise DataError(f"{source} is a part of CREMA-D; give the folder above it, {source.parent}")
     raise DataError(f"{source} holds no {VIDEO} and {AUDIO}; give the folder of a clone of {CLONE}")
+
+
+def _votes(source: Path, root: Path, clips: Sequence[Clip]) -> dict[str, bytes]:
+    """Return the table of votes as plain UTF-8, only the columns that are read; empty where it is
+    not there. Raises :class:`DataError` where it is not that of the clips that are there."""
+    folders = (root / "processedResults", root, source)
+    path = next((folder / VOTES for folder in folders if (folder / VOTES).is_file()), None)
+    if path is None:
+        return {}
+    mend = f"get it from {CLONE} again, or move it away"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; {mend}") from error
+    votes: dict[str, str] = {}
+    for number, row in enumerate(csv.DictReader(lines), start=1):
+        cells = [row.get(column) or "" for column in ("FileName", *VOTES_OF.values())]
+        for vote in cells[1:]:
+            if not vote or not {*vote.split(":")} <= {emotion[0] for emotion in EMOTIONS}:
+                raise DataError(f"{path}, row {number}: '{vote[:20]}' is no vote; {mend}")
+        votes[cells[0]] = ",".join(cells)
+    unknown = [clip for clip in clips if clip.id not in votes and (root / clip.video).is_file()]
+    if unknown:
+        raise DataError(
+            f"{path} has no votes on {len(unknown)} clips, such as {unknown[0].id}; {mend}"
+        )
+    header = ",".join(("FileName", *VOTES_OF.values()))
+    return {VOTES: "".join(f"{line}\n" for line in (header, *votes.values())).encode()}
+
+
+def _untied(votes: Mapping[str, Mapping[str, str]], name: str, column: str) -> str:
+    vote = votes[name][column] if name in votes else ""
+    return "" if ":" in vote else vote
 
 
 def _clip(name: str, root: Path) -> Clip:

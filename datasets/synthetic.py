@@ -6,6 +6,9 @@ A row of modality m has a latent vector: evidence ``z_m (C,)`` and, with synergy
 invertible map turns the latents into the input. Nothing is lost in it, so the posterior of the
 latents is that of the inputs: ``p(y | x_m)``, ``I(Y; X_m)`` and the Bayes accuracies are exact,
 whatever the map.
+
+What each modality alone knows goes along as further labels: ``evidence``, the noise in its evidence
+that neither the class nor the other modalities tell, and ``symbol``.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ FREQUENCY = 1.0
 the rows hardly help an MLP at difficulty 3; with 1 they win back a third of what is lost."""
 SYMBOL_MARGIN = 0.5
 """Smallest distance of a symbol's coordinates from zero, whose signs tell the symbol."""
+COPY = 1e-6
+"""Noise of its own, in standard deviations, below which a modality is a copy of the others."""
 
 
 class WaveMap:
@@ -85,6 +90,8 @@ class Sample:
     """``{m: (N, D)}`` before the map."""
     inputs: dict[str, np.ndarray]
     """``{m: (N, D)}`` after it."""
+    labels: dict[str, dict[str, np.ndarray]]
+    """``{m: {"evidence": (N, C), "symbol": (N,)}}``, as far as there are any."""
 
 
 class Generator:
@@ -120,7 +127,19 @@ class Generator:
                 latent[:, classes : 2 * classes] = sign * (SYMBOL_MARGIN + np.abs(shown))
             latents[m] = latent
         inputs = {m: self.maps[m].forward(latent) for m, latent in latents.items()}
-        return Sample(y, latents, inputs)
+        return Sample(y, latents, inputs, self._labels(y, z, symbols))
+
+    def _labels(
+        self, y: np.ndarray, z: np.ndarray, symbols: np.ndarray | None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        own = self.evidence.own_noise(z, y)
+        labels: dict[str, dict[str, np.ndarray]] = {m: {} for m in self.modalities}
+        for i, m in enumerate(self.modalities):
+            if not np.allclose(own[i], 0, atol=COPY):
+                labels[m]["evidence"] = own[i]
+            if symbols is not None:
+                labels[m]["symbol"] = symbols[i].astype(str)
+        return labels
 
     def posterior(
         self, latents: Mapping[str, np.ndarray], chosen: Sequence[str] | None = None
@@ -273,6 +292,7 @@ class Synthetic(Dataset):
                 inputs[name],
                 torch.from_numpy(sample.y),
                 np.array([f"{name}-{i}" for i in range(len(sample.y))]),
+                labels=sample.labels,
             )
             for name, sample in samples.items()
         }

@@ -4,9 +4,9 @@
     python docs/generate.py --check    fails when a page is not what would be written
 
 Written are the tables of methods and of datasets in README.md, docs/methods/README.md and, for each
-method, the page docs/methods/NAME.md: citation, equations, departures and options from the method's file, and how it
-did on data of known information, from results/tables/weak-modality.csv. What stands in a page below
-the line "<!-- by hand -->" is kept.
+method, the page docs/methods/NAME.md: citation, equations, departures and options from the method's
+file, and how it did on data of known information, from results/tables/weak-modality.csv. What
+stands in a page below the line "<!-- by hand -->" is kept.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import StrictFloat, StrictInt, StrictStr, model_validator
@@ -33,6 +33,17 @@ class ModalityPlace(Place):
     vocabulary: int | None = option(None, "number of token ids; by default the largest + 1", ge=1)
 
 
+class FurtherLabel(Place):
+    """Where a label of one modality stands, which is known of some rows or of all."""
+
+    may_be_empty: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The column, the array, or the file where it holds nothing else."""
+        return self.column or self.key or Path(self.file or "").stem
+
+
 class Fractions(Options):
     """Shares of the rows in the parts that are drawn."""
 
@@ -56,6 +67,7 @@ class _Fields(Options):
     file: str | None = option(None, "file of every place that names none")
     modalities: dict[str, Any] = option({}, "place of each modality, by its name")
     label: Any = option(None, "place of the class labels: words or numbers")
+    labels: dict[str, Any] = option({}, "place of a further label of a modality, by its name")
     id: Any = option(None, "place of the names of the rows")
     group: Any = option(None, "place of what must not be divided: actor, speaker, video")
     split: Any = option(None, "place of train, val or test for each row")
@@ -77,6 +89,7 @@ class Description:
     citation: str
     modalities: dict[str, ModalityPlace]
     label: Place
+    labels: dict[str, FurtherLabel]
     id: Place | None
     group: Place | None
     split: Place | None
@@ -116,6 +129,11 @@ def read_description(path: Path) -> Description:
             for m, place in modalities.items()
         }
 
+    for m in fields.labels:
+        if m not in modalities:
+            mend = f"name one of {', '.join(modalities)}"
+            raise FileError(Problem(str(path), f"`labels:` names no modality with '{m}'", mend))
+
     def optional(value: Any, what: str) -> Place | None:
         if value is None:
             return None
@@ -128,6 +146,10 @@ def read_description(path: Path) -> Description:
         citation=fields.citation,
         modalities=modalities,
         label=_place(Place, fields.label, f"'label' in {path}", fields.file),
+        labels={
+            m: _place(FurtherLabel, value, f"label of '{m}' in {path}", fields.file)
+            for m, value in fields.labels.items()
+        },
         id=optional(fields.id, "id"),
         group=optional(fields.group, "group"),
         split=optional(fields.split, "split"),

@@ -182,6 +182,20 @@ class Evidence:
         result: np.ndarray = log_softmax(log_odds, axis=1)
         return result
 
+    def own_noise(self, z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return ``(M, N, C)`` what neither the class nor the other modalities tell of the evidence
+        ``z (M, N, C)``: ``n_m - E[n_m | n_others]`` with the noise ``n_m = z_m - a_m e_y``. Zero
+        where a modality is a copy of another."""
+        offsets = np.array(self.offsets)[:, None, None]
+        noise: np.ndarray = z - offsets * np.eye(self.classes)[y]
+        own: np.ndarray = np.empty_like(noise)
+        for i in range(len(noise)):
+            others = [j for j in range(len(noise)) if j != i]
+            between = self.correlation[np.ix_(others, others)]
+            weights = np.linalg.lstsq(between, self.correlation[others, i], rcond=None)[0]
+            own[i] = noise[i] - np.tensordot(weights, noise[others], axes=1)
+        return own
+
     def _hint_of(self, chosen: Sequence[int]) -> float | None:
         """Fewer than all symbols say nothing."""
         return self.hint if len(set(chosen)) == len(self.offsets) else None

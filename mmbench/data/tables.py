@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Place(Options):
     prefix: str | None = option(None, "all columns whose names start so, in the file's order")
     first: str | None = option(None, "first of a range of neighbouring columns")
     last: str | None = option(None, "last of that range, included")
+    may_be_empty: ClassVar[bool] = False
+    """Whether texts that are read here may be empty or NaN; they come out empty."""
 
     def selectors(self) -> dict[str, Any]:
         """Return the settings, other than the file, that are given."""
@@ -79,7 +81,8 @@ def read_words(path: Path, place: Place) -> np.ndarray:
     """Return a text per row ``(N,)`` from a one-dimensional array or one column.
 
     Whole numbers are written without a fraction, and blanks around words are dropped. Raises
-    :class:`FileError` as :func:`read_numbers` does, and for an empty or NaN cell.
+    :class:`FileError` as :func:`read_numbers` does, and for an empty or NaN cell where the place
+    does not allow it.
     """
     _require_selectors(path, place)
     if path.suffix in ARRAY_SUFFIXES:
@@ -103,7 +106,7 @@ def read_words(path: Path, place: Place) -> np.ndarray:
         values = _read_text_column(path, place.column)
     if len(values) == 0:
         raise _fault(path, "holds no rows", "write it again")
-    return _words(path, where, values)
+    return _words(path, where, values, place.may_be_empty)
 
 
 # -- what is asked for ---------------------------------------------------------------------------
@@ -362,14 +365,17 @@ def _read_text_column(path: Path, name: str) -> np.ndarray:
 # -- values --------------------------------------------------------------------------------------
 
 
-def _words(path: Path, where: str, values: np.ndarray) -> np.ndarray:
+def _words(path: Path, where: str, values: np.ndarray, may_be_empty: bool) -> np.ndarray:
     if values.dtype.kind == "f" and (values[np.isfinite(values)] % 1 == 0).all():
-        texts = [str(int(x)) if np.isfinite(x) else "nan" for x in values]
+        texts = [str(int(x)) if np.isfinite(x) else str(x) for x in values]
     else:
         texts = [str(x).strip() for x in values]
+    if may_be_empty:
+        return np.array(["" if text.lower() == "nan" else text for text in texts])
+    infinite = np.isinf(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
     for row, text in enumerate(texts, start=1):
-        if text.lower() in ("", "nan"):
-            what = f"{where}, row {row} is empty or NaN"
+        if text.lower() in ("", "nan") or infinite[row - 1]:
+            what = f"{where}, row {row} is {'infinite' if infinite[row - 1] else 'empty or NaN'}"
             raise _fault(path, what, "fill it in or leave the row out of every file")
     return np.array(texts)
 

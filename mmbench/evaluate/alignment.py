@@ -1,10 +1,10 @@
 """Did aligning modalities cost them what each alone knows?
 
 Compared are two trained runs of the same data and seed: one under test, and a reference without
-alignment. Of each encoder's features is asked how well they tell what only their modality knows (a
-residual of its raw input that the other modalities cannot predict), and as a control the label.
-The word "lost" is used only where a linear probe and one with a hidden layer both tell less, the
-control does not drop, and the features have not collapsed.
+alignment. Of each encoder's features is asked how well they tell what only their modality knows
+(the data's own labels of it, and a residual of its raw input that the other modalities cannot
+predict), and as a control the class. The word "lost" is used only where a linear probe and one with
+a hidden layer both tell less, the control does not drop, and the features have not collapsed.
 
 The question is that of R. Thoreau, N. Levillain, D. Derksen (arXiv 2509.17943); the quantities
 here are mmbench's own, not theirs.
@@ -12,14 +12,14 @@ here are mmbench's own, not theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from mmbench.data.dataset import Split
-from mmbench.errors import RequestError
+from mmbench.errors import RequestError, StoreError
 from mmbench.evaluate.decodability import (
     Decoded,
     ProbeKind,
@@ -28,19 +28,37 @@ from mmbench.evaluate.decodability import (
     interval,
     resampling,
 )
+from mmbench.evaluate.experts import experts, only_right
+from mmbench.evaluate.likeness import (
+    effective_rank,
+    linear_cka,
+    modality_gap,
+    paired_cosine,
+    retrieval,
+)
 from mmbench.evaluate.readout import read_out
+from mmbench.evaluate.residuals import raw_inputs, residuals
+from mmbench.evaluate.targets import (
+    PARTS,
+    UNIQUE,
+    Kind,
+    Target,
+    class_target,
+    group_target,
+    label_targets,
+    row_numbers,
+    stacked,
+    stacked_groups,
+    unique_target,
+)
 from mmbench.restoring import Restored
 
-COMPONENTS = 32
-"""Principal components of a raw input that residual targets are made of."""
-LARGEST_INPUT = 4096
-"""Numbers of a sample above which it is pooled before the principal components."""
 RESAMPLES = 1000
+FEWEST_GROUPS = 5
+"""Groups of test rows below which no interval is told: resampling so few is too sure of itself."""
 COLLAPSED = 0.5
 """Features have collapsed when their effective rank is below this share of the reference's."""
-
-Splits3 = Mapping[str, np.ndarray]
-"""Arrays for train, val and test."""
+RUNS = ("reference", "run")
 
 
 @dataclass(frozen=True)
@@ -49,9 +67,10 @@ class Change:
 
     reference: float
     run: float
-    low: float
-    """95 % interval of the loss, reference minus run, over groups of test rows."""
-    high: float
+    low: float | None
+    """95 % interval of the loss, reference minus run, over groups of test rows; None where they
+    are too few."""
+    high: float | None
 
     @property
     def loss(self) -> float:
@@ -64,27 +83,53 @@ class Change:
 
     @property
     def is_drop(self) -> bool:
-        return self.low > 0
+        return self.low is not None and self.low > 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How well a modality's features tell a target, in the reference and in the run."""
+
+    target: str
+    kind: Kind
+    of_classes: bool
+    """Whether scores are accuracies above chance; else they are mean R²."""
+    training_rows: int
+    rows: int
+    """Test rows that scores are of."""
+    groups: int | None
+    """Groups of these rows; None where rows stand for themselves."""
+    probes: dict[ProbeKind, Change]
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether neither the linear probe nor the hidden layer tells it as well."""
+        return self.probes["linear"].is_drop and self.probes["mlp"].is_drop
 
 
 @dataclass(frozen=True)
 class ModalityDiagnosis:
     """What became of one modality's features."""
 
-    own: dict[ProbeKind, Change]
-    """How well they tell what only this modality knows: mean R² over the residual's components."""
-    label: dict[ProbeKind, Change]
-    """How well they tell the class: accuracy above chance."""
+    answers: tuple[Answer, ...]
     rank: tuple[float, float]
     """Effective rank of the features, reference and run."""
 
     @property
+    def decided_by(self) -> Answer | None:
+        """Return the answer that the verdict goes by: the first of what it alone knows."""
+        return next((answer for answer in self.answers if answer.kind == "own"), None)
+
+    @property
     def verdict(self) -> str:
         """Return ``modality-specific loss`` or ``no evidence``."""
-        both = self.own["linear"].is_drop and self.own["mlp"].is_drop
-        control = self.label["linear"].is_drop or self.label["mlp"].is_drop
+        own = self.decided_by
+        control = next((answer for answer in self.answers if answer.kind == "class"), None)
+        if own is None or control is None or not own.is_lost:
+            return "no evidence"
+        is_explained = control.probes["linear"].is_drop or control.probes["mlp"].is_drop
         collapsed = self.rank[1] < COLLAPSED * self.rank[0]
-        return "modality-specific loss" if both and not (control or collapsed) else "no evidence"
+        return "no evidence" if is_explained or collapsed else "modality-specific loss"
 
 
 @dataclass(frozen=True)
@@ -110,40 +155,124 @@ class Diagnosis:
     modalities: dict[str, ModalityDiagnosis]
     pairs: dict[tuple[str, str], PairDiagnosis]
     test_rows: int
+    """Test rows that ranks and likeness are of."""
+    missing: tuple[str, ...]
+    """Why a target was not asked for, a sentence each."""
 
 
-def diagnose(run: Restored, reference: Restored, resamples: int = RESAMPLES) -> Diagnosis:
+def diagnose(
+    run: Restored,
+    reference: Restored,
+    alone: Sequence[Path] = (),
+    resamples: int = RESAMPLES,
+) -> Diagnosis:
     """Compare a run with a reference without alignment.
 
-    Raises :class:`RequestError` for runs of other data, seeds or modalities, or without validation
-    rows.
+    ``alone`` are folders of unimodal runs, one a modality, whose predictions say which rows only
+    one modality gets right; without them they are looked for beside the run. Raises
+    :class:`RequestError` for runs of other data, seeds or modalities, or without validation rows.
     """
     _check(run, reference)
     names = tuple(run.run.network.modalities)
-    splits = {name: getattr(run.splits, name) for name in ("train", "val", "test")}
-    labels = {name: split.y.cpu().numpy() for name, split in splits.items()}
-    raw = {m: {name: _raw(split, m) for name, split in splits.items()} for m in names}
-    residual = residuals(raw, splits["train"].groups, run.run.seed)
-    features = {
-        which: {name: _features(restored, split) for name, split in splits.items()}
-        for which, restored in (("reference", reference), ("run", run))
+    splits, seed = run.splits, run.run.seed
+    found = {
+        which: {name: _features(restored, part) for name, part in splits.named().items()}
+        for which, restored in zip(RUNS, (reference, run), strict=True)
     }
-    test = splits["test"]
-    weights = resampling(test.groups, len(test), resamples, run.run.seed)
+    targets, missing = _targets(run, alone)
+    draws = _Draws(stacked_groups(splits), resamples, seed)
     modalities = {}
     for m in names:
-        mine = {which: {s: found[s][m] for s in splits} for which, found in features.items()}
-        modalities[m] = ModalityDiagnosis(
-            _changes(mine, residual[m], weights),
-            _changes(mine, labels, weights),
-            (effective_rank(mine["reference"]["test"]), effective_rank(mine["run"]["test"])),
-        )
+        features = {
+            which: stacked({part: found[which][part][m] for part in PARTS}) for which in RUNS
+        }
+        answers = []
+        for target in targets[m]:
+            if reason := target.why_not():
+                missing.append(f"{m} {target.name}: {reason}")
+            else:
+                answers.append(_answer(features, target, draws))
+        before, after = (effective_rank(found[which]["test"][m]) for which in RUNS)
+        modalities[m] = ModalityDiagnosis(tuple(answers), (before, after))
     pairs = {
-        (first, second): _pair(features, first, second)
+        (first, second): _pair(found, first, second)
         for i, first in enumerate(names)
         for second in names[i + 1 :]
     }
-    return Diagnosis(modalities, pairs, len(test))
+    return Diagnosis(modalities, pairs, len(splits.test), tuple(missing))
+
+
+def _targets(run: Restored, alone: Sequence[Path]) -> tuple[dict[str, list[Target]], list[str]]:
+    """Return what each modality is asked for, and what none can be asked for, with the reason."""
+    splits, seed = run.splits, run.run.seed
+    names = run.run.network.modalities
+    shared, missing = [class_target(splits)], []
+    if isinstance(group := group_target(splits, seed), str):
+        missing.append(f"group: {group}")
+    else:
+        shared.append(group)
+    unique: dict[str, np.ndarray] = {}
+    try:
+        unique = only_right(experts(run, alone))
+    except StoreError as error:
+        if alone:
+            raise
+        missing.append(f"{UNIQUE}: {error}")
+    raw = {m: {name: raw_inputs(part, m) for name, part in splits.named().items()} for m in names}
+    residual = residuals(raw, splits.train.groups, seed)
+    targets = {}
+    for m in names:
+        known = label_targets(splits, m)
+        own = Target("own residual", "own", stacked(residual[m]), row_numbers(splits))
+        only = [unique_target(splits, unique[m])] if m in unique else []
+        targets[m] = [*known, own, *shared, *only]
+    return targets, missing
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """How scores are resampled."""
+
+    groups: np.ndarray | None
+    """Of all rows, one after the other."""
+    resamples: int
+    seed: int
+
+
+def _answer(features: Mapping[str, np.ndarray], target: Target, draws: _Draws) -> Answer:
+    """Return how well the features ``(N, d)`` of both runs tell a target."""
+    decoded = {
+        which: decoded_by_all(
+            {part: Table(h[rows], target.values[rows]) for part, rows in target.rows.items()}
+        )
+        for which, h in features.items()
+    }
+    tested = target.rows["test"]
+    groups = None if draws.groups is None else draws.groups[tested]
+    count = None if groups is None else len(np.unique(groups))
+    weights = None
+    if count is None or count >= FEWEST_GROUPS:
+        weights = resampling(groups, len(tested), draws.resamples, draws.seed)
+    probes = {
+        kind: _change(before, decoded["run"][kind], weights)
+        for kind, before in decoded["reference"].items()
+    }
+    return Answer(
+        target.name,
+        target.kind,
+        target.of_classes,
+        len(target.rows["train"]),
+        len(tested),
+        count,
+        probes,
+    )
+
+
+def _change(before: Decoded, after: Decoded, weights: np.ndarray | None) -> Change:
+    low, high = None, None
+    if weights is not None:
+        low, high = interval(before.scores(weights) - after.scores(weights))
+    return Change(before.score(), after.score(), low, high)
 
 
 def _check(run: Restored, reference: Restored) -> None:
@@ -171,86 +300,6 @@ def _features(restored: Restored, split: Split) -> dict[str, np.ndarray]:
     return {m: h.double().numpy() for m, h in readout.features.items()}
 
 
-def _raw(split: Split, modality: str) -> np.ndarray:
-    """Return a modality's inputs ``(N, d)``, each flattened; large ones are pooled first."""
-    parts = []
-    device = split.y.device
-    for start in range(0, len(split), 256):
-        rows = torch.arange(start, min(start + 256, len(split)), device=device)
-        x = split.inputs[modality].batch(rows, None).float()
-        if x[0].numel() > LARGEST_INPUT:
-            x = _pooled(x)
-        parts.append(x.flatten(1).cpu().numpy().astype(np.float64))
-    return np.concatenate(parts)
-
-
-def _pooled(x: torch.Tensor) -> torch.Tensor:
-    """Return inputs ``(B, ..., H, W)`` or ``(B, L)`` averaged down to a coarse grid."""
-    if x.dim() == 2:
-        return torch.nn.functional.adaptive_avg_pool1d(x.unsqueeze(1), LARGEST_INPUT // 4)
-    if x.dim() == 3:
-        return torch.nn.functional.adaptive_avg_pool1d(x.transpose(1, 2), 16)
-    return torch.nn.functional.adaptive_avg_pool2d(x.flatten(1, -3), 16)
-
-
-def residuals(
-    raw: Mapping[str, Splits3], groups: np.ndarray | None, seed: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return, for each modality and split, what of its raw input the others cannot predict.
-
-    ``raw[m][split] (N, d_m)`` is reduced to principal components ``(N, D)``, D at most
-    :data:`COMPONENTS`; from them is taken their ridge prediction from the others' components. On
-    training rows that prediction is cross-fitted, whole groups at a time; components and
-    predictions are fitted to training rows alone.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    reduced: dict[str, dict[str, np.ndarray]] = {}
-    for m, arrays in raw.items():
-        count = min(COMPONENTS, *arrays["train"].shape)
-        steps = make_pipeline(
-            StandardScaler(),
-            PCA(count, svd_solver="full" if count < COMPONENTS else "auto", random_state=seed),
-        ).fit(arrays["train"])
-        reduced[m] = {name: steps.transform(x) for name, x in arrays.items()}
-    several = groups is not None and len(np.unique(groups)) >= 5
-    folds = GroupKFold(5) if several else KFold(5, shuffle=True, random_state=seed)
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for m, mine in reduced.items():
-        others = {
-            name: np.concatenate([reduced[o][name] for o in reduced if o != m], axis=1)
-            for name in mine
-        }
-        model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-2, 4, 7)))
-        kept = groups if several else None
-        crossed = cross_val_predict(model, others["train"], mine["train"], cv=folds, groups=kept)
-        model.fit(others["train"], mine["train"])
-        found[m] = {
-            name: x - (crossed if name == "train" else model.predict(others[name])).reshape(x.shape)
-            for name, x in mine.items()
-        }
-    return found
-
-
-def _changes(
-    features: Mapping[str, Splits3], target: Splits3, weights: np.ndarray
-) -> dict[ProbeKind, Change]:
-    decoded: dict[str, dict[ProbeKind, Decoded]] = {
-        which: decoded_by_all({name: Table(h[name], target[name]) for name in h})
-        for which, h in features.items()
-    }
-    changes: dict[ProbeKind, Change] = {}
-    for kind, before in decoded["reference"].items():
-        after = decoded["run"][kind]
-        low, high = interval(before.scores(weights) - after.scores(weights))
-        changes[kind] = Change(before.score(), after.score(), low, high)
-    return changes
-
-
 def _pair(
     features: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], first: str, second: str
 ) -> PairDiagnosis:
@@ -268,52 +317,3 @@ def _pair(
         (retrieval(x[0], y[0]), retrieval(x[1], y[1])) if equal else None,
         (modality_gap(x[0], y[0]), modality_gap(x[1], y[1])) if equal else None,
     )
-
-
-# -- how alike two sets of features are ------------------------------------------------------------
-
-
-def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Return linear centred kernel alignment of ``x (N, d)`` and ``y (N, e)``: 1 when one is a
-    rotation of the other up to scale (Kornblith et al., ICML 2019)."""
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    shared = float(np.linalg.norm(x.T @ y) ** 2)
-    norms = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-    return shared / norms if norms > 0 else 0.0
-
-
-def paired_cosine(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the mean cosine of paired rows ``(N, d)`` after centring."""
-    return float((_direction(x) * _direction(y)).sum(axis=1).mean())
-
-
-def retrieval(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the share of rows of ``x (N, d)`` whose nearest row of ``y``, by cosine after
-    centring, is their own."""
-    nearest = (_direction(x) @ _direction(y).T).argmax(axis=1)
-    return float((nearest == np.arange(len(x))).mean())
-
-
-def modality_gap(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the distance between the means of the unit rows of ``x`` and ``y (N, d)``."""
-    return float(np.linalg.norm(_unit(x).mean(axis=0) - _unit(y).mean(axis=0)))
-
-
-def _direction(x: np.ndarray) -> np.ndarray:
-    return _unit(x - x.mean(axis=0))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.maximum(lengths, 1e-12))
-
-
-def effective_rank(h: np.ndarray) -> float:
-    """Return the exponential of the entropy of the normalised singular values of the centred
-    features ``(N, d)``: from 1 to d (Roy and Vetterli, 2007)."""
-    values = np.linalg.svd(h - h.mean(axis=0), compute_uv=False)
-    if values.sum() <= 0:
-        return 1.0
-    p = values / values.sum()
-    p = p[p > 0]
-    return float(np.exp(-(p * np.log(p)).sum()))

@@ -6,7 +6,7 @@ so that "not linearly decodable" is not taken for "lost".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,19 +37,20 @@ class Decoded:
     errors: np.ndarray
     """``(N, D)`` squared errors, or ``(N, 1)`` zeros and ones where the class is wrong."""
     target: np.ndarray
-    """``(N, D)`` centred numbers; empty for classes."""
-    chance: float
-    """Share of the most frequent training class among the test rows; 0 for numbers."""
+    """``(N, D)`` numbers, or ``(N, 1)`` ones where the class is training's most frequent."""
+    of_classes: bool
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Return the score for each row of ``weights (R, N)``, which say how often a test row
-        counts: mean R² over the targets, or accuracy above chance ``(acc - c) / (1 - c)``."""
+        counts: mean R² over the targets, or accuracy above chance ``(acc - c) / (1 - c)`` with c
+        the share of the most frequent training class among the test rows."""
         total = weights.sum(axis=1, keepdims=True)
         wrong = weights @ self.errors
-        if self.target.size == 0:
-            accuracy = 1 - wrong[:, 0] / total[:, 0]
-            return np.asarray((accuracy - self.chance) / (1 - self.chance))
-        spread = weights @ self.target**2 - (weights @ self.target) ** 2 / total
+        if self.of_classes:
+            chance = float(self.target.mean())
+            return np.asarray((1 - wrong[:, 0] / total[:, 0] - chance) / (1 - chance))
+        centred = self.target - self.target.mean(axis=0)
+        spread = weights @ centred**2 - (weights @ centred) ** 2 / total
         return np.asarray((1 - wrong / np.maximum(spread, 1e-12)).mean(axis=1))
 
     def score(self) -> float:
@@ -63,77 +64,49 @@ def decode(train: Table, val: Table, test: Table, kind: ProbeKind, seed: int = 0
 
     scaler = StandardScaler().fit(train.features)
     x, x_val, x_test = (scaler.transform(t.features) for t in (train, val, test))
-    if train.target.ndim == 1:
-        predict = _classifier(kind, x, train.target, x_val, val.target, seed)
-        errors = (predict(x_test) != test.target).astype(np.float64)[:, None]
-        frequent = np.bincount(train.target).argmax()
-        return Decoded(errors, np.empty(0), float((test.target == frequent).mean()))
-    units = StandardScaler().fit(train.target)
-    y, y_val, y_test = (units.transform(t.target) for t in (train, val, test))
-    predict = _regressor(kind, x, y, x_val, y_val, seed)
-    predicted = predict(x_test).reshape(y_test.shape)
-    return Decoded((predicted - y_test) ** 2, y_test - y_test.mean(axis=0), 0.0)
+    if of_classes := train.target.ndim == 1:
+        y, y_val, y_test = (t.target for t in (train, val, test))
+    else:
+        units = StandardScaler().fit(train.target)
+        y, y_val, y_test = (units.transform(t.target) for t in (train, val, test))
+        y = y.ravel() if y.shape[1] == 1 else y  # as scikit-learn wants a single one
+    models = [_quietly(model, x, y) for model in _probes(kind, x, y, of_classes, seed)]
+    best = max(models, key=lambda m: float(m.score(x_val, y_val))) if models[1:] else models[0]
+    predicted = best.predict(x_test).reshape(y_test.shape)
+    if of_classes:
+        wrong, frequent = predicted != y_test, y_test == np.bincount(y).argmax()
+        return Decoded(wrong[:, None].astype(float), frequent[:, None].astype(float), True)
+    return Decoded((predicted - y_test) ** 2, y_test, False)
 
 
-Predict = Callable[[np.ndarray], np.ndarray]
-
-
-def _regressor(
-    kind: ProbeKind,
-    x: np.ndarray,
-    y: np.ndarray,
-    x_val: np.ndarray,
-    y_val: np.ndarray,
-    seed: int,
-) -> Predict:
-    from sklearn.linear_model import Ridge
-    from sklearn.neighbors import KNeighborsRegressor
-    from sklearn.neural_network import MLPRegressor
+def _probes(
+    kind: ProbeKind, x: np.ndarray, y: np.ndarray, of_classes: bool, seed: int
+) -> list[Any]:
+    """Return the models among which validation chooses, to be fitted to ``x (N, d)`` and ``y``."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     if kind == "neighbours":
-        model = KNeighborsRegressor(min(NEIGHBOURS, len(x))).fit(x, y)
-    elif kind == "mlp":
-        model = MLPRegressor(
-            hidden_layer_sizes=(HIDDEN,),
-            early_stopping=len(x) >= 50,
-            max_iter=200,
-            random_state=seed,
-        )
-        _quietly(model, x, y if y.shape[1] > 1 else y.ravel())
-    else:
-        # The penalty grows with the rows, as that of a mean loss does.
-        models = [Ridge(alpha=penalty * len(x)).fit(x, y) for penalty in PENALTIES]
-        model = min(models, key=lambda m: float(((m.predict(x_val) - y_val) ** 2).mean()))
-    return model.predict  # type: ignore[no-any-return]
-
-
-def _classifier(
-    kind: ProbeKind,
-    x: np.ndarray,
-    y: np.ndarray,
-    x_val: np.ndarray,
-    y_val: np.ndarray,
-    seed: int,
-) -> Predict:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.neural_network import MLPClassifier
-
-    if kind == "neighbours":
-        model = KNeighborsClassifier(min(NEIGHBOURS, len(x))).fit(x, y)
-    elif kind == "mlp":
-        enough = bool(np.bincount(y)[np.unique(y)].min() >= 20)
-        model = MLPClassifier(
-            hidden_layer_sizes=(HIDDEN,), early_stopping=enough, max_iter=200, random_state=seed
-        )
-        _quietly(model, x, y)
-    else:
-        models = [
-            _quietly(LogisticRegression(C=1 / (penalty * len(x)), max_iter=500), x, y)
-            for penalty in PENALTIES
+        nearest = KNeighborsClassifier if of_classes else KNeighborsRegressor
+        return [nearest(min(NEIGHBOURS, len(x)))]
+    if kind == "mlp":
+        # A tenth of the rows say when to stop: of classes, some of each have to be among them.
+        rarest = np.bincount(y)[np.unique(y)].min() if of_classes else len(x)
+        network = MLPClassifier if of_classes else MLPRegressor
+        return [
+            network(
+                hidden_layer_sizes=(HIDDEN,),
+                early_stopping=bool(rarest >= (20 if of_classes else 50)),
+                max_iter=200,
+                random_state=seed,
+            )
         ]
-        model = max(models, key=lambda m: float(m.score(x_val, y_val)))
-    return model.predict  # type: ignore[no-any-return]
+    # The penalty grows with the rows, as that of a mean loss does.
+    penalties = [penalty * len(x) for penalty in PENALTIES]
+    if of_classes:
+        return [LogisticRegression(C=1 / penalty, max_iter=500) for penalty in penalties]
+    return [Ridge(alpha=penalty) for penalty in penalties]
 
 
 def _quietly(model: Any, x: np.ndarray, y: np.ndarray) -> Any:

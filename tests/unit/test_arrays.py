@@ -164,6 +164,60 @@ def test_licence_and_citation_stand_in_the_notes(tmp_path: Path) -> None:
     assert splits.notes == ("data 'moods': licence CC0, cite Doe 2024",)
 
 
+def test_labels_of_a_modality_are_words_or_numbers_and_may_be_missing(tmp_path: Path) -> None:
+    heard = np.array(["glad", "", "sad", "nan"] * (COUNT // 4))
+    score = RNG.normal(size=COUNT)
+    score[5] = np.nan
+    values = {"heard": heard, "score": score}
+    splits = load(tmp_path, labels={"x": "heard", "z": {"key": "score"}}, values=values, id="name")
+    for part in splits.named().values():
+        assert {m: [*named] for m, named in part.labels.items()} == {"x": ["heard"], "z": ["score"]}
+        places = [int(name.removeprefix("clip ")) for name in part.ids]
+        assert part.labels["x"]["heard"].tolist() == [
+            {"glad": "glad", "sad": "sad"}.get(heard[i], "") for i in places
+        ]
+        np.testing.assert_allclose(part.labels["z"]["score"], score[places][:, None])
+    whole = np.where(np.arange(COUNT) % 7, np.arange(COUNT) % 3, np.nan)
+    splits = load(tmp_path, labels={"x": "whole"}, values={"whole": whole}, split="part")
+    assert splits.train.labels["x"]["whole"][:9].tolist() == [
+        "",
+        "1",
+        "2",
+        "0",
+        "1",
+        "2",
+        "0",
+        "",
+        "2",
+    ]
+    assert load(tmp_path, split="part").train.labels == {}
+
+
+def test_labels_of_a_modality_may_stand_in_a_table(tmp_path: Path) -> None:
+    lines = ["clip,heard", *(f"c{i},{'' if i % 5 else 0.5}" for i in range(COUNT))]
+    (tmp_path / "votes.csv").write_text("\n".join(lines) + "\n")
+    place = {"file": "votes.csv", "column": "heard"}
+    splits = load(tmp_path, labels={"x": place}, split="part")
+    values = splits.train.labels["x"]["heard"][:, 0]
+    assert np.flatnonzero(values == 0.5).tolist() == [*range(0, 36, 5)]
+    assert np.isnan(values).sum() == 36 - 8
+
+
+BAD_LABELS: dict[str, tuple[dict[str, Any], np.ndarray, str]] = {
+    "no modality": ({"y": "heard"}, VALUES["label"], "`labels:` names no modality with 'y'; name"),
+    "too few": ({"x": "heard"}, VALUES["label"][1:], "label of x has 59 rows .*, label has 60"),
+    "infinite": ({"x": "heard"}, np.full(COUNT, np.inf), "'heard', row 1 is infinite"),
+    "two columns": ({"x": "heard"}, VALUES["x"], r"array 'heard' has shape \(60, 4\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels_of_a_modality_are_named(case: str, tmp_path: Path) -> None:
+    labels, values, message = BAD_LABELS[case]
+    with pytest.raises(RequestError, match=message):
+        load(tmp_path, labels=labels, values={"heard": values})
+
+
 def test_the_recipe_is_that_of_the_file(tmp_path: Path) -> None:
     dataset = arrays(write(tmp_path, recipe={"epochs": 7}))
     assert dataset.recipe("random") == {"epochs": 7}

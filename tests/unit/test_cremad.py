@@ -427,6 +427,68 @@ def test_a_clone_s_files_are_checked_against_its_pointers(corpus: Path) -> None:
     assert found.counts["clips (of 72)"] == 70
 
 
+# -- votes -----------------------------------------------------------------------------------------
+
+
+def test_votes_of_the_archive_are_labels_of_one_modality(
+    shared_data: Path, empty_clone: Path
+) -> None:
+    table = shared_data / "splits" / "crema-d" / "summaryTable.csv"
+    (empty_clone / "processedResults").mkdir()
+    shutil.copy(table, empty_clone / "processedResults")
+    lists = dataset().listing(empty_clone).lists
+    names = clip_ids()
+    labels = dataset().further_labels(names, lists)
+    assert {m: [*named] for m, named in labels.items()} == {
+        "audio": ["VoiceVote"],
+        "visual": ["FaceVote"],
+    }
+    with table.open(encoding="utf-8-sig") as file:
+        rows = {row["FileName"]: row for row in csv.DictReader(file)}
+    for m, column, tied in (("audio", "VoiceVote", 644), ("visual", "FaceVote", 470)):
+        found = labels[m][column].tolist()
+        assert found.count("") == tied
+        for name, vote in zip(names, found, strict=True):
+            given = rows[name][column]
+            assert vote == given if len(given) == 1 else vote == ""
+
+
+def write_votes(folder: Path, names: list[tuple[int, str]]) -> Path:
+    path = folder / "summaryTable.csv"
+    lines = [f'"1","{name}","{name[9]}","70","{"A:N" if i % 4 else "H"}","60"' for i, name in names]
+    path.write_text('"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel"\n')
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return path
+
+
+def test_votes_go_along_with_the_clips(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    assert dataset(cache=str(prepared)).load("speaker", 0).train.labels == {}
+    write_votes(corpus, list(enumerate(clip_ids())))
+    cache = tmp_path / "cache"
+    shutil.copytree(prepared, cache)
+    dataset().prepare(corpus, cache, quiet, workers=1)
+    splits = dataset(cache=str(cache)).load("speaker", 0)
+    splits.check("cremad")
+    for part in splits.named().values():
+        places = [clip_ids().index(name) for name in part.ids]
+        assert part.labels["audio"]["VoiceVote"].tolist() == [name[9] for name in part.ids]
+        assert part.labels["visual"]["FaceVote"].tolist() == ["" if i % 4 else "H" for i in places]
+
+
+def test_a_table_of_votes_that_is_not_the_archive_s_is_refused(corpus: Path) -> None:
+    numbered = list(enumerate(clip_ids()))
+    path = write_votes(corpus, numbered[:-1])
+    with pytest.raises(DataError, match=r"has no votes on 1 clips, such as 1012_DFA_SAD_XX; get"):
+        dataset().listing(corpus)
+    path.write_text(write_votes(corpus, numbered).read_text().replace('"A:N"', '"A:X"', 1))
+    with pytest.raises(DataError, match=r"summaryTable\.csv, row 2: 'A:X' is no vote; get"):
+        dataset().listing(corpus)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        dataset().listing(corpus)
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 

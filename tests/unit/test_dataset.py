@@ -93,6 +93,39 @@ def test_groups_are_joined_where_both_splits_have_them() -> None:
     assert joined(split("t", 4, groups=True), split("v", 2)).groups is None
 
 
+def with_labels(splits: Splits, **changes: dict[str, dict[str, np.ndarray]]) -> Splits:
+    """Return the splits with a label of modality a for each row, of some splits another one."""
+
+    def part(name: str, split: Split) -> Split:
+        heard = np.array([f"{name}-heard-{i}" for i in range(len(split))])
+        return replace(split, labels=changes.get(name, {"a": {"heard": heard}}))
+
+    train, val, test = (part(name, split) for name, split in splits.named().items())
+    return replace(splits, train=train, val=val, test=test)
+
+
+def test_labels_of_a_modality_stay_with_their_rows(splits: Splits) -> None:
+    labelled = with_labels(splits)
+    labelled.check("toy")
+    assert labelled.fingerprints() == splits.fingerprints()
+    both = labelled.to(torch.device("cpu")).with_val_in_train()
+    expected = [f"{part}-heard-{i}" for part, n in (("train", 9), ("val", 6)) for i in range(n)]
+    assert both.train.labels["a"]["heard"].tolist() == expected
+    assert both.test.labels["a"]["heard"][5] == "test-heard-5"
+
+
+def test_labels_that_do_not_fit_are_refused(splits: Splits) -> None:
+    few, six = np.array(["x"] * 5), np.array(["x"] * 6)
+    for part, labels, what in (
+        ("test", {"a": {"heard": few}}, "test split has 6 labels and 5 rows of label 'heard' of a"),
+        ("val", {"a": {"seen": six}}, "the val split has other further labels than train"),
+        ("test", {}, "the test split has other further labels than train"),
+        ("train", {"c": {"heard": np.array(["x"] * 9)}}, "or some of no modality"),
+    ):
+        with pytest.raises(DataError, match=what):
+            with_labels(splits, **{part: labels}).check("toy")
+
+
 # -- fingerprints --------------------------------------------------------------------------------
 
 

@@ -285,3 +285,47 @@ def test_any_number_of_modalities_has_default_dials() -> None:
         truth = loaded(modalities=count).generator(0).truth()
         assert truth["bayes_accuracy.x1"] == pytest.approx(0.85)
         assert truth["bayes_accuracy.all"] >= truth["bayes_accuracy.x1"] - 1e-9
+
+
+# -- what each modality alone knows ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("redundancy", [0.0, 0.6])
+def test_own_evidence_is_what_nothing_else_tells(redundancy: float) -> None:
+    """Its variance given the others is the inverse of the diagonal of the inverse correlation; it
+    is uncorrelated with their evidence and with the class."""
+    evidence = Evidence((0.8, 1.5, 2.0), 3, redundancy)
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=40_000)
+    z, _ = evidence.sample(y, rng)
+    own = evidence.own_noise(z, y)
+    expected = 1 / np.diag(np.linalg.inv(evidence.correlation))
+    np.testing.assert_allclose(own.var(axis=(1, 2)), expected, rtol=0.03)
+    for i in range(3):
+        told = [own[j, :, 0] for j in [i]] + [z[j, :, 0] for j in range(3) if j != i] + [y == 0]
+        assert np.abs(np.corrcoef(np.array(told, float))[0, 1:]).max() < 0.03
+        assert np.corrcoef(own[i, :, 0], z[i, :, 0])[0, 1] > 0.5
+
+
+def test_what_a_modality_alone_knows_goes_along_with_the_rows() -> None:
+    splits = loaded(modalities=3, synergy=0.5, train=60, val=30, test=40).load("default", 0)
+    splits.check("synthetic")
+    generator = loaded(modalities=3, synergy=0.5).generator(0)
+    for part in splits.named().values():
+        assert {m: [*named] for m, named in part.labels.items()} == {
+            m: ["evidence", "symbol"] for m in generator.modalities
+        }
+        assert part.labels["x2"]["evidence"].shape == (len(part), 4)
+        symbols = np.array([part.labels[m]["symbol"].astype(int) for m in generator.modalities])
+        assert set(symbols.ravel()) <= {0, 1, 2, 3}
+    sample = generator.sample(200, np.random.default_rng(0))
+    for m in generator.modalities:
+        shown = sample.latents[m][:, 4:8].argmax(axis=1)
+        assert sample.labels[m]["symbol"].tolist() == [str(i) for i in shown]
+
+
+def test_a_copy_knows_nothing_of_its_own() -> None:
+    copies = loaded(accuracy=[0.7, 0.7], redundancy=1.0, train=40, val=20, test=20)
+    assert copies.load("default", 0).train.labels == {"x1": {}, "x2": {}}
+    alone = loaded(modalities=1, accuracy=[0.7], train=40, val=20, test=20).load("default", 0)
+    assert alone.train.labels["x1"]["evidence"].std() == pytest.approx(1, abs=0.25)
