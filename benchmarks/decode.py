@@ -5,14 +5,14 @@
 
 Both decode the same generated clips, in the layout of CREMA-D, in as many processes: the sound of
 each WAV, and all frames of each FLV, of which those at half-second steps are made smaller and
-written to a file. They take turns, each in a process of its own that has imported everything before
-it is measured. `prepare` also checks the files, hashes what it reads and writes, and keeps a
-manifest.
+written to a file; each process with one thread. They take turns, each in a process of its own that
+has imported everything before it is measured. `prepare` also checks the files, hashes what it reads
+and writes, and keeps a manifest.
 
 CPU time is that of the process and of all that it starts, the least over the pairs: others' work
-on the machine adds to it too, though far less than to the clock. With two processes that of
-`prepare` includes starting them, half a second. The ratio of clips per second is the median over the
-pairs.
+on the machine adds to it too, though far less than to the clock. With two processes, that of
+`prepare` includes starting them: half a second. The ratio of clips per second is the median over
+the pairs.
 
 With `--memory`: the peak resident set of a process that prepares 500 clips, and 4,000.
 
@@ -178,6 +178,7 @@ def decode_part(clips: Sequence[Clip], source: Path, out: Path) -> None:
                             round(frame.height * scale),
                             "rgb24",
                             interpolation=Interpolation.AREA,
+                            threads=1,
                         )
                         file.write(small.to_ndarray().tobytes())
 

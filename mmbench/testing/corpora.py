@@ -1,4 +1,4 @@
-"""Generated corpora that lie on disk as CREMA-D, Kinetics-Sounds and AVE do when downloaded.
+"""Generated corpora that lie on disk as CREMA-D, Kinetics-Sounds, AVE and VGGSound do.
 
 Every clip is a real FLV, MP4 or WAV file with sound and moving pictures. Its sound is a tone whose
 pitch names a class, its picture a colour that names a class, each under noise and with a loudness
@@ -32,6 +32,14 @@ ACTORS = tuple(str(number) for number in range(1001, 1092))
 NEVER_RECORDED = ("1008_WSI_", "1009_MTI_", "1019_ITH_", "1002_TIE_NEU_XX", "1076_ITS_NEU_XX")
 """Beginnings of names that CREMA-D has no clip of."""
 YOUTUBE_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+VGGSOUND = (
+    *("bee, wasp, etc. buzzing", "bird chirping, tweeting", "church bell ringing"),
+    *("dog barking", "donkey, ass braying", "engine accelerating, revving, vroom"),
+    *("orchestra", "police car (siren)", "playing cello", "rapping", "sea waves", "tap dancing"),
+)
+"""A few of VGGSound's 309 classes, commas in the names of some."""
+VGGSOUND_FOLDER = "scratch/shared/beegfs/hchen/train_data/VGGSound_final/video"
+"""The path that its parts unpack to."""
 SPLITS = ("train",) * 8 + ("val", "test")
 """Clips go to the splits in these shares, class by class."""
 
@@ -233,10 +241,38 @@ def ave(
     return _write_clips(names, AVE, seed, signal, look, workers)
 
 
+def vggsound(
+    folder: Path,
+    clips: int,
+    *,
+    seed: int = 0,
+    signal: Signal = CLEARER_SOUND,
+    look: Look = USUAL,
+    workers: int = 1,
+    classes: Sequence[str] = VGGSOUND,
+) -> tuple[Generated, ...]:
+    """Write ``vggsound.csv`` and ``scratch/.../video/<id>_<start>.mp4``, starts of six digits.
+
+    Of the 309 classes a few are used. The list is in the order of the ids and has no header; labels
+    with commas stand in quotes. There is no validation set.
+    """
+    rng = numpy_stream(seed, "corpora", "vggsound", "names")
+    names = []
+    for youtube, label, split in _youtube_clips(rng, clips, classes):
+        clip = f"{youtube}_{int(rng.integers(0, 600)):06d}"
+        video = folder / VGGSOUND_FOLDER / f"{clip}.mp4"
+        names.append(_Name(clip, label, "test" if split == "test" else "train", video, video))
+    rows = [[n.id[:11], str(int(n.id[12:])), n.label, str(n.split)] for n in names]
+    header, *rest = sorted(rows)
+    _write_table(folder / "vggsound.csv", header, rest)
+    return _write_clips(names, tuple(classes), seed, signal, look, workers)
+
+
 CORPORA: dict[str, Callable[..., tuple[Generated, ...]]] = {
     "cremad": cremad,
     "kinetics_sounds": kinetics_sounds,
     "ave": ave,
+    "vggsound": vggsound,
 }
 """The writers by the name of the dataset that reads what they write."""
 

@@ -17,10 +17,12 @@ from mmbench.testing.clips import HIGHEST_HZ, LOWEST_HZ, Look, write_video
 from mmbench.testing.corpora import (
     CORPORA,
     EMOTIONS,
+    VGGSOUND,
     Signal,
     ave,
     cremad,
     kinetics_sounds,
+    vggsound,
 )
 
 SHORT = Look(seconds=0.4, height=32, width=48, fps=10, rate=16_000)
@@ -118,6 +120,24 @@ def test_ave_lists_divide_the_annotations(tmp_path: Path) -> None:
         assert container.streams.video[0].codec_context.name == "h264"
         assert container.streams.audio[0].codec_context.name == "aac"
         assert container.streams.audio[0].codec_context.channels == 2
+
+
+def test_the_vggsound_list_names_every_file_and_quotes_labels_with_commas(tmp_path: Path) -> None:
+    clips = vggsound(tmp_path, 40, look=SHORT)
+    text = (tmp_path / "vggsound.csv").read_text(encoding="utf-8")
+    assert ',"donkey, ass braying",train\n' in text
+    rows = list(csv.reader(text.splitlines()))
+    assert rows == sorted(rows)
+    assert {row[2] for row in rows if row[3] == "test"} == set(VGGSOUND)
+    assert {row[3] for row in rows} == {"train", "test"}
+    named = {f"{youtube}_{int(start):06d}.mp4" for youtube, start, _, _ in rows}
+    files = list(tmp_path.rglob("*.mp4"))
+    assert {path.name for path in files} == named
+    assert len(files) == 40
+    (folder,) = {path.parent.relative_to(tmp_path).as_posix() for path in files}
+    assert folder == "scratch/shared/beegfs/hchen/train_data/VGGSound_final/video"
+    labels = {f"{row[0]}_{int(row[1]):06d}": row[2] for row in rows}
+    assert all(labels[clip.id] == clip.label for clip in clips)
 
 
 def test_sound_and_picture_show_the_classes_that_they_are_said_to(tmp_path: Path) -> None:

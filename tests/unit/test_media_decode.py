@@ -74,6 +74,17 @@ def test_pcm_comes_out_bit_for_bit(tmp_path: Path) -> None:
     assert np.array_equal(sound.samples, samples)
 
 
+@pytest.mark.parametrize(("kind", "step"), [("float32", 2.0**-15), ("int32", 65_536), ("uint8", 1)])
+def test_wavs_of_other_numbers_are_read_as_16_bits(kind: str, step: float, tmp_path: Path) -> None:
+    samples = noise(0.2)
+    if kind == "uint8":
+        samples = (samples // 256) * 256
+        wavfile.write(tmp_path / "a.wav", 8000, (samples // 256 + 128).astype(np.uint8))
+    else:
+        wavfile.write(tmp_path / "a.wav", 8000, (samples.astype(float) * step).astype(kind))
+    assert np.array_equal(audio(tmp_path / "a.wav").samples, samples)
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     both = np.stack([noise(0.2, seed=1), noise(0.2, seed=2)], axis=1)
     wavfile.write(tmp_path / "a.wav", 8000, both)
