@@ -252,6 +252,22 @@ def test_real_wavs_agree_with_another_reader(real_clips: Path) -> None:
         assert np.array_equal(sound.samples, expected)
 
 
+@pytest.mark.parametrize("stated", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("rate", [None, 8000])
+def test_a_wav_that_was_written_as_a_stream_is_whole(
+    stated: int, rate: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "stream.wav"
+    samples = (8000 * np.sin(np.arange(1600) / 5)).astype(np.int16)
+    write_wav(path, samples, 16_000)
+    expected = audio(path, rate).samples
+    content = bytearray(path.read_bytes())
+    size = content.index(b"data") + 4
+    content[4:8] = content[size : size + 4] = stated.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert np.array_equal(audio(path, rate).samples, expected)
+
+
 def test_a_real_mp4_without_sound_says_so(real_clips: Path) -> None:
     path = real_clips / "mmaction2" / "test.mp4"
     assert len(timestamps(path)) == 300
