@@ -10,7 +10,7 @@ together. Classes are numbered by name.
 
 Some rows are no CSV: the title of ``breakfast_burrito_730.jpg`` opens a quote that is closed only
 rows later, so that pandas takes all of these for one title, and they name ``.txt`` files. Here each
-is a row of its own (:mod:`mmbench.data.pictures.titles`) and is named by `mmbench data verify`, so
+is a row of its own (:mod:`mmbench.data.titles`) and is named by `mmbench data verify`, so
 there may be a few rows more than pandas finds.
 
 Titles become words, lower-cased, of a vocabulary of the training rows alone, read by a small
@@ -22,49 +22,40 @@ pictures by up to 30 degrees and gives BERT no attention mask. Training settings
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import model_validator
 
-from mmbench.data.dataset import (
-    DatasetInfo,
-    DecodedDataset,
-    Modality,
-    Problem,
-    Progress,
-    Rows,
-    Source,
-    Split,
-    Splits,
-    Verification,
+from mmbench.data.dataset import DatasetInfo, Modality, Problem, Rows
+from mmbench.data.files import require_sound
+from mmbench.data.media.cache import Cache
+from mmbench.data.media.dataset import (
+    ClipDataset,
+    Described,
+    Division,
+    Inputs,
+    Listed,
+    Listing,
+    PictureOptions,
 )
-from mmbench.data.files import cache_root
-from mmbench.data.media.manifest import TOLERATED
-from mmbench.data.pictures.cache import Cache, open_cache
-from mmbench.data.pictures.manifest import Item, LeftOut, Manifest, Row
-from mmbench.data.pictures.prepare import judged, prepare
-from mmbench.data.pictures.sources import PictureSource
-from mmbench.data.pictures.titles import Title, read_titles
+from mmbench.data.media.manifest import Clip, MediaRecipe
+from mmbench.data.media.sources import StillSource
 from mmbench.data.pretrained_text import PretrainedTokens, find_model
-from mmbench.data.splits import carve
 from mmbench.data.text import Vocabulary
+from mmbench.data.titles import Title, read_titles
 from mmbench.errors import DataError
-from mmbench.options import Options, option, refuse_unused
+from mmbench.options import option, refuse_unused
 
 OFFICIAL = {"train": 67_972, "test": 22_716}
 """Rows of each list as published, as pandas counts them."""
 CLASSES = 101
-SHORT_SIDE = 256
-"""Pixels of the shorter side of a kept picture."""
 ARCHIVE = "UPMC_Food101.tar.gz (visiir.lip6.fr, or a copy of it)"
 
 
-class Food101(DecodedDataset):
+class Food101(ClipDataset):
     """UPMC Food-101 with picture and title."""
 
     info = DatasetInfo(
@@ -83,9 +74,12 @@ class Food101(DecodedDataset):
         files="images/{train,test}/<class>/*.jpg and texts/{train,test}_titles.csv, as in "
         "UPMC_Food101.tar.gz (visiir.lip6.fr)",
     )
+    kept = MediaRecipe(fps=0, short_side=256, seconds=0)
 
-    class Config(Options):
-        size: int = option(224, "pixels of the square that a picture is made to", ge=32)
+    class Config(PictureOptions):
+        allow_missing: bool = option(
+            False, "go on when more than one picture in a hundred is missing or damaged"
+        )
         length: int = option(40, "words or tokens of a title that are read", ge=1)
         least_count: int = option(
             2, "times that a word occurs in the training titles to get an id of its own", ge=1
@@ -96,18 +90,6 @@ class Food101(DecodedDataset):
             "pretrained model to read titles with: the folder of one that transformers can load, "
             "or a name in the local cache of Hugging Face; words and a small Transformer unless "
             "given",
-        )
-        short_side: int | None = option(
-            None, "pixels of the shorter side of a kept picture; 256 unless given", ge=32
-        )
-        val_fraction: float = option(
-            0.1, "share of the training rows that validation gets, by class", gt=0, lt=1
-        )
-        allow_missing: bool = option(
-            False, "go on when more than one picture in a hundred is missing or damaged"
-        )
-        cache: str | None = option(
-            None, "folder of the prepared data; one of the dataset's name in the cache unless given"
         )
 
         @model_validator(mode="after")
@@ -122,172 +104,50 @@ class Food101(DecodedDataset):
 
     config: Config
 
-    def recipe(self, protocol: str) -> dict[str, object]:
-        return {
-            "epochs": 100,
-            "batch_size": 64,
-            "optimizer": "sgd",
-            "lr": 1e-3,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "schedule": "step",
-            "step_epochs": 70,
-            "step_factor": 0.1,
-        }
-
-    # -- files -------------------------------------------------------------------------------------
-
-    def prepare(
-        self, source: Path, cache: Path, progress: Progress, workers: int | None = None
-    ) -> str:
+    def listing(self, source: Path) -> Listing:
         root = find_root(source)
-        listing = read_lists(root)
-        manifest = prepare(
-            self.name(),
-            listing.items,
-            root,
-            self.config.short_side or SHORT_SIDE,
-            cache,
-            progress,
-            workers,
-            self.config.allow_missing,
-            _notes(listing),
+        content: dict[str, bytes] = {}
+        for path in (root / "texts" / list_name(split) for split in OFFICIAL):
+            require_sound(path)
+            content[path.name] = path.read_bytes()
+        lists = read_lists(content, root / "texts")
+        return Listing(root, lists.clips, tuple(_problems(root, lists)), content)
+
+    def divide(
+        self, protocol: str, clips: Sequence[Listed], lists: Mapping[str, bytes]
+    ) -> Division:
+        train, test = (
+            frozenset(clip.id for clip in clips if clip.split == split) for split in OFFICIAL
         )
-        size = sum(row.pixel_bytes for row in manifest.rows)
-        said = [f"{len(manifest.rows)} pictures with titles, {size / 1e6:.1f} MB in {cache}"]
-        if manifest.left_out:
-            first = manifest.left_out[0]
-            said.append(f"{len(manifest.left_out)} left out, the first: {first.path} {first.what}")
-        return "; ".join((*said, *manifest.notes))
+        return Division(train, test)
 
-    def verify(
-        self, source: Path, progress: Progress | None = None, workers: int | None = None
-    ) -> Verification:
-        root = find_root(source)
-        listing = read_lists(root)
-        items = listing.items
-        short_side = self.config.short_side or SHORT_SIDE
-        found = judged(items, root, short_side, progress, workers)
-        sound = [item for item in items if found[item.id].problem is None]
-        expected, held = (Counter(item.label for item in part) for part in (items, sound))
-        listed, usable = (Counter(item.split for item in part) for part in (items, sound))
-        modes = Counter(found[item.id].mode for item in sound)
-        counts = {
-            f"pictures with titles (of {len(items)})": len(sound),
-            **{f"{label} (of {expected[label]})": held[label] for label in sorted(expected)},
-            f"official: train and val (of {listed['train']})": usable["train"],
-            f"official: test (of {listed['test']})": usable["test"],
-            **{f"{mode}, made RGB": modes[mode] for mode in sorted(modes) if mode != "RGB"},
-        }
-        problems = [
-            *_problems(root, listing),
-            *(judgement.problem for judgement in found.values() if judgement.problem is not None),
-        ]
-        unusable = len(items) - len(sound)
-        tolerable = self.config.allow_missing or unusable <= TOLERATED * len(items)
-        return Verification(counts, tuple(problems), bool(sound) and tolerable)
-
-    # -- loading -----------------------------------------------------------------------------------
-
-    def load(self, protocol: str, seed: int) -> Splits:
-        """Return the splits; ``seed`` draws the rows of validation."""
-        self.check_protocol(protocol)
-        cache = self._opened()
-        manifest = cache.manifest
-        listed: list[Row | LeftOut] = [*manifest.rows, *manifest.left_out]
-        classes = tuple(sorted({part.label for part in listed}))
-        labels = np.array([classes.index(row.label) for row in manifest.rows])
-        lost = self._count_left_out(listed, manifest)
-        places = {name: self._rows_of(manifest, name) for name in OFFICIAL}
-        held = carve(
-            labels[places["train"]],
-            None,
-            self.config.val_fraction,
-            *(seed, self.name(), protocol, "val"),
-        )
-        places["val"] = places["train"][held]
-        places["train"] = np.delete(places["train"], held)
-        titles = {name: [manifest.rows[i].text for i in part] for name, part in places.items()}
-        tokens, spec, said = self._tokens(titles)
-        pictures = {
-            name: PictureSource(cache, part, self.config.size) for name, part in places.items()
-        }
-        parts = {
-            name: Split(
-                {"image": pictures[name], "text": tokens[name]},
-                torch.from_numpy(labels[part]),
-                np.array([manifest.rows[i].id for i in part]),
-            )
+    def _inputs(self, cache: Cache, places: Mapping[str, np.ndarray]) -> Inputs:
+        lists, rows = read_lists(cache.lists()), cache.manifest.rows
+        titles = {name: [lists.titles[rows[i].id] for i in part] for name, part in places.items()}
+        known, spec, said = self._known(titles["train"])
+        inputs: dict[str, dict[str, Described]] = {
+            name: {
+                "image": StillSource(cache, part, 1, "first", self.config.size),
+                "text": Titles(titles[name], known, spec),
+            }
             for name, part in places.items()
         }
-        return Splits(
-            parts["train"],
-            parts["val"],
-            parts["test"],
-            {"image": pictures["train"].modality(), "text": spec},
-            classes,
-            notes=(*manifest.notes, *lost, *said),
-        )
+        return Inputs(inputs, (*_notes(lists), *said))
 
-    def _opened(self) -> Cache:
-        """Return the cache. Raises :class:`DataError` when it is not as the options ask."""
-        chosen = self.config.cache
-        folder = Path(chosen).expanduser() if chosen else cache_root() / self.name()
-        cache = open_cache(self.name(), folder)
-        asked, kept = self.config.short_side, cache.manifest.short_side
-        if asked is not None and asked != kept:
-            raise DataError(
-                f"dataset '{self.name()}' is prepared with short_side={kept} in {folder}, not "
-                f"{asked}; leave the option out, or prepare it so into another folder (--cache) "
-                "and name that with -d cache=FOLDER"
-            )
-        return cache
-
-    def _rows_of(self, manifest: Manifest, split: str) -> np.ndarray:
-        places = [i for i, row in enumerate(manifest.rows) if row.split == split]
-        if not places:
-            raise DataError(
-                f"dataset '{self.name()}': no prepared picture is in {split}; prepare all of the "
-                "data"
-            )
-        return np.array(places)
-
-    def _count_left_out(self, listed: Sequence[Row | LeftOut], manifest: Manifest) -> list[str]:
-        """Return a note for each list that lacks pictures. Raises :class:`DataError` where they
-        are too many."""
-        notes = []
-        whole, absent = (
-            Counter(part.split for part in parts) for parts in (listed, manifest.left_out)
-        )
-        for split in OFFICIAL:
-            if absent[split] > TOLERATED * whole[split] and not self.config.allow_missing:
-                raise DataError(
-                    f"dataset '{self.name()}': {absent[split]} of {whole[split]} pictures of "
-                    f"{split} are missing or damaged; get them and prepare again, or add "
-                    "-d allow_missing=true"
-                )
-            if absent[split]:
-                notes.append(
-                    f"{absent[split]} of {whole[split]} pictures of {split} missing or damaged, "
-                    "left out"
-                )
-        return notes
-
-    def _tokens(
-        self, titles: dict[str, list[str]]
-    ) -> tuple[dict[str, Source], Modality, tuple[str, ...]]:
-        """Return the titles of each split as tokens, what an encoder receives, and what tables have
-        to say of it."""
-        length, name = self.config.length, self.config.text_encoder
+    def _known(
+        self, titles: Sequence[str]
+    ) -> tuple[Vocabulary | PretrainedTokens, Modality, tuple[str, ...]]:
+        """Return the tokens there are, by the titles trained on; what an encoder receives; and what
+        tables have to say of it."""
+        shape, name = (self.config.length,), self.config.text_encoder
         if name is None:
-            known = Vocabulary.of(titles["train"], self.config.least_count, self.config.vocabulary)
-            tokens = _rows(titles, known, length)
-            return tokens, Modality("tokens", (length,), vocabulary=len(known)), ()
+            words = Vocabulary.of(titles, self.config.least_count, self.config.vocabulary)
+            return words, Modality("tokens", shape, vocabulary=len(words)), ()
         folder = find_model(name)
         pretrained = PretrainedTokens(folder)
         spec = Modality(
             "tokens",
-            (length,),
+            shape,
             encoder="pretrained_text",
             vocabulary=len(pretrained),
             weights=str(folder),
@@ -296,17 +156,21 @@ class Food101(DecodedDataset):
             f"titles are tokens of the pretrained {name.rstrip('/').rpartition('/')[2]}, whose "
             f"weights have the SHA-256 {pretrained.weights_sha256[:16]}..."
         )
-        return _rows(titles, pretrained, length), spec, (said,)
+        return pretrained, spec, (said,)
 
 
-def _rows(
-    titles: dict[str, list[str]], known: Vocabulary | PretrainedTokens, length: int
-) -> dict[str, Source]:
-    fingerprint = known.fingerprint()
-    return {
-        name: Rows(known.encode(part, length), transform_name=fingerprint)
-        for name, part in titles.items()
-    }
+class Titles(Rows):
+    """The titles of a split as tokens ``(B, length)`` int64."""
+
+    def __init__(
+        self, titles: Sequence[str], known: Vocabulary | PretrainedTokens, spec: Modality
+    ) -> None:
+        (length,) = spec.shape
+        super().__init__(known.encode(titles, length), transform_name=known.fingerprint())
+        self.spec = spec
+
+    def modality(self) -> Modality:
+        return self.spec
 
 
 # -- lists -----------------------------------------------------------------------------------------
@@ -327,16 +191,18 @@ def find_root(source: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Lists:
     """What both lists say."""
 
-    items: tuple[Item, ...]
+    clips: tuple[Clip, ...]
+    titles: Mapping[str, str]
+    """By the ids of clips; may be empty."""
     odd: Mapping[str, tuple[Problem, ...]]
     """By list, the rows that are not as they should be."""
 
     @property
     def counts(self) -> dict[str, int]:
-        return {split: sum(item.split == split for item in self.items) for split in OFFICIAL}
+        return {split: sum(clip.split == split for clip in self.clips) for split in OFFICIAL}
 
     def strange_counts(self) -> dict[str, int]:
         """Return the counts that are not those published; odd rows are among those that pandas does
@@ -348,71 +214,75 @@ class Listing:
         }
 
 
-def read_lists(root: Path) -> Listing:
-    """Return the rows of both lists. Raises :class:`DataError` as
-    :func:`mmbench.data.pictures.titles.read_titles` does."""
-    items: list[Item] = []
+def read_lists(lists: Mapping[str, bytes], folder: Path = Path("texts")) -> Lists:
+    """Return the rows of both lists, which lie in ``folder``. Raises :class:`DataError` as
+    :func:`mmbench.data.titles.read_titles` does."""
+    clips: list[Clip] = []
+    titles: dict[str, str] = {}
     odd: dict[str, tuple[Problem, ...]] = {}
     for split in OFFICIAL:
-        path = list_path(root, split)
+        path = folder / list_name(split)
         lines: dict[str, int] = {}
         problems: list[Problem] = []
-        for title in read_titles(path):
+        for title in read_titles(lists[path.name], path):
             faults = title.faults
             if (before := lines.setdefault(title.name, title.line)) != title.line:
                 faults = (f"is of {title.name}, as line {before} is, which counts",)
             else:
-                items.append(_item(title, split))
+                clips.append(_clip(title, split))
+                titles[clips[-1].id] = title.text
             if faults:
                 what = ", and ".join(faults)
                 problems.append(Problem(f"{path}, line {title.line}", what, "nothing to do"))
         odd[split] = tuple(problems)
-    return Listing(tuple(items), odd)
+    return Lists(tuple(clips), titles, odd)
 
 
-def _item(title: Title, split: str) -> Item:
+def _clip(title: Title, split: str) -> Clip:
     picture = f"images/{split}/{title.label}/{title.name}.{title.ending}"
-    return Item(f"{split}/{title.name}", title.label, split, picture, title.text)
+    return Clip(f"{split}/{title.name}", title.label, "", picture, audio=None, split=split)
 
 
-def list_path(root: Path, split: str) -> Path:
-    return root / "texts" / f"{split}_titles.csv"
+def list_name(split: str) -> str:
+    return f"{split}_titles.csv"
 
 
 # -- what is to be said of them ----------------------------------------------------------------
 
 
-def _problems(root: Path, listing: Listing) -> Iterator[Problem]:
+def _problems(root: Path, lists: Lists) -> Iterator[Problem]:
     """Yield what is wrong with the lists, and pictures that no list names; files that lists name
     are judged elsewhere."""
     mend = f"get it from {ARCHIVE}, unless it is a list of your own"
-    for split, count in listing.strange_counts().items():
+    folder = root / "texts"
+    for split, count in lists.strange_counts().items():
         what = f"lists {count:,} pictures, not {OFFICIAL[split]:,}"
-        yield Problem(str(list_path(root, split)), what, mend)
-    classes = len({item.label for item in listing.items})
+        yield Problem(str(folder / list_name(split)), what, mend)
+    classes = len({clip.label for clip in lists.clips})
     if classes != CLASSES:
-        yield Problem(str(root / "texts"), f"lists {classes} classes, not {CLASSES}", mend)
-    for problems in listing.odd.values():
+        yield Problem(str(folder), f"lists {classes} classes, not {CLASSES}", mend)
+    for problems in lists.odd.values():
         yield from problems
-    for item in listing.items:
-        if not item.text:
-            what = f"has no title of {item.path}"
-            yield Problem(str(list_path(root, item.split)), what, "nothing to do")
-    expected = {item.path for item in listing.items}
+    for split in OFFICIAL:
+        place = str(folder / list_name(split))
+        for clip in lists.clips:
+            if clip.split == split and not lists.titles[clip.id]:
+                yield Problem(place, f"has no title of {clip.video}", "nothing to do")
+    expected = {clip.video for clip in lists.clips}
     for path in sorted((root / "images").glob("*/*/*")):
         if path.is_file() and path.relative_to(root).as_posix() not in expected:
             mend = "nothing to do, unless a picture is missing"
             yield Problem(str(path), "is in no list", mend)
 
 
-def _notes(listing: Listing) -> list[str]:
+def _notes(lists: Lists) -> list[str]:
     """Return what a table has to say of the lists."""
     notes = []
-    if listing.strange_counts():
-        said = "/".join(f"{count:,}" for count in listing.counts.values())
+    if lists.strange_counts():
+        said = "/".join(f"{count:,}" for count in lists.counts.values())
         notes.append(f"lists of {said} rows, not the official ones")
-    if odd := sum(map(len, listing.odd.values())):
+    if odd := sum(map(len, lists.odd.values())):
         notes.append(f"{odd} rows of the lists are odd (`mmbench data verify`)")
-    if empty := sum(not item.text for item in listing.items):
+    if empty := sum(not title for title in lists.titles.values()):
         notes.append(f"{empty} pictures have an empty title")
     return notes

@@ -32,11 +32,12 @@ from mmbench.data.list_files import numbered, read_list
 from mmbench.data.media.cache import Cache
 from mmbench.data.media.dataset import (
     ClipDataset,
+    ClipOptions,
     Described,
     Division,
+    Inputs,
     Listed,
     Listing,
-    PictureOptions,
 )
 from mmbench.data.media.manifest import Clip, Flow, MediaRecipe
 from mmbench.data.media.sources import FlowSource, FrameSource
@@ -97,7 +98,7 @@ class Ucf101(ClipDataset):
     kept = MediaRecipe(fps=1.0, short_side=256, seconds=72.0, series_fps=25.0)
     groups_are = "groups"
 
-    class Config(PictureOptions):
+    class Config(ClipOptions):
         pass
 
     config: Config
@@ -154,7 +155,10 @@ class Ucf101(ClipDataset):
         strange = f"lists of {said(*counts)} clips, not the official {said(*OFFICIAL[protocol])}"
         return Division(train, test, notes=() if counts == OFFICIAL[protocol] else (strange,))
 
-    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
+    def _inputs(self, cache: Cache, places: Mapping[str, np.ndarray]) -> Inputs:
+        return Inputs({name: self._shown(cache, part) for name, part in places.items()})
+
+    def _shown(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
         shown = self.config.frames, self.config.frame_policy, self.config.size
         return {
             "rgb": FrameSource(cache, places, *shown),

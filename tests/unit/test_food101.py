@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from mmbench.data.dataset import Splits, Verification
-from mmbench.data.pictures.decode import decode
-from mmbench.data.pictures.titles import read_titles
+from mmbench.data.media.series import picture
 from mmbench.data.text import words
+from mmbench.data.titles import Title, read_titles
 from mmbench.datasets.food101 import Food101, find_root, read_lists
 from mmbench.errors import DataError, RequestError
 from mmbench.options import validated
@@ -49,26 +49,30 @@ def copy(source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "copy"))
 
 
-def written(folder: Path, text: str | bytes) -> Path:
-    path = folder / "train_titles.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+LIST = Path("texts/train_titles.csv")
+
+
+def read(content: str) -> list[Title]:
+    return read_titles(content.encode(), LIST)
+
+
+def read_file(path: Path) -> list[Title]:
+    return read_titles(path.read_bytes(), path)
 
 
 # -- lists -----------------------------------------------------------------------------------------
 
 
-def test_a_list_is_read_with_and_without_header_mark_and_any_line_ends(tmp_path: Path) -> None:
+def test_a_list_is_read_with_and_without_header_mark_and_any_line_ends() -> None:
     rows = 'sushi_1.jpg,"Sushi, the ""best""",sushi\nhot_dog_20.JPG,Hot dogs,hot_dog\n'
-    plain = read_titles(written(tmp_path, rows))
-    read = [(t.name, t.ending, t.label, t.text, t.faults) for t in plain]
-    assert read == [
+    plain = read(rows)
+    assert [(t.name, t.ending, t.label, t.text, t.faults) for t in plain] == [
         ("sushi_1", "jpg", "sushi", 'Sushi, the "best"', ()),
         ("hot_dog_20", "JPG", "hot_dog", "Hot dogs", ()),
     ]
     assert [t.line for t in plain] == [1, 2]
     headed = "\ufeffImage_path,text,label\n" + rows
-    again = read_titles(written(tmp_path, headed.replace("\n", "\r\n")))
+    again = read(headed.replace("\n", "\r\n"))
     assert [(t.name, t.text) for t in again] == [(t.name, t.text) for t in plain]
     assert [t.line for t in again] == [2, 3]
 
@@ -77,15 +81,15 @@ def test_pandas_reads_sound_rows_alike(source: Path) -> None:
     for split in ("train", "test"):
         path = source / "texts" / f"{split}_titles.csv"
         table = pd.read_csv(path, header=None, names=["picture", "text", "label"])
-        found = read_titles(path)
+        found = read_file(path)
         assert [f"{t.name}.jpg" for t in found] == table["picture"].tolist()
         assert [t.text for t in found] == table["text"].tolist()
         assert [t.label for t in found] == table["label"].tolist()
 
 
-def test_a_title_over_several_lines_stays_one_title(tmp_path: Path) -> None:
-    path = written(tmp_path, 'sushi_1.jpg,"Sushi,\n\n  rolled",sushi\nsushi_2.jpg,,sushi\n')
-    assert [(t.text, t.faults) for t in read_titles(path)] == [("Sushi, rolled", ()), ("", ())]
+def test_a_title_over_several_lines_stays_one_title() -> None:
+    found = read('sushi_1.jpg,"Sushi,\n\n  rolled",sushi\nsushi_2.jpg,,sushi\n')
+    assert [(t.text, t.faults) for t in found] == [("Sushi, rolled", ()), ("", ())]
 
 
 def test_an_unclosed_quote_costs_no_row(tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_an_unclosed_quote_costs_no_row(tmp_path: Path) -> None:
     path = tmp_path / "texts" / "train_titles.csv"
     trained = [dish for dish in dishes if dish.split == "train"]
     assert len(pd.read_csv(path, header=None)) == len(trained) - 3
-    found = read_titles(path)
+    found = read_file(path)
     assert [t.name for t in found] == [dish.name for dish in trained]
     assert {t.ending for t in found} == {"jpg"}
     odd = [t for t in found if t.faults]
@@ -118,11 +122,9 @@ def test_an_unclosed_quote_costs_no_row(tmp_path: Path) -> None:
         ("sushi_1.jpg,Sushi rolls", "Sushi rolls", "is no CSV"),
     ],
 )
-def test_a_row_that_is_no_csv_is_read_all_the_same(
-    row: str, text: str, fault: str, tmp_path: Path
-) -> None:
-    path = written(tmp_path, f"ramen_7.jpg,Ramen,ramen\n{row}\nramen_8.jpg,Ramen,ramen\n")
-    before, found, behind = read_titles(path)
+def test_a_row_that_is_no_csv_is_read_all_the_same(row: str, text: str, fault: str) -> None:
+    lines = f"ramen_7.jpg,Ramen,ramen\n{row}\nramen_8.jpg,Ramen,ramen\n"
+    before, found, behind = read(lines)
     assert (found.line, found.name, found.label, found.text) == (2, "sushi_1", "sushi", text)
     assert fault in found.faults[0]
     assert (before.faults, behind.faults) == ((), ())
@@ -138,9 +140,10 @@ def test_a_row_that_is_no_csv_is_read_all_the_same(
         (b"<!DOCTYPE html><html></html>", "is a web page"),
     ],
 )
-def test_what_is_no_list_is_refused_by_line(content: bytes, complaint: str, tmp_path: Path) -> None:
+def test_what_is_no_list_is_refused_by_line(content: bytes, complaint: str, copy: Path) -> None:
+    (copy / LIST).write_bytes(content)
     with pytest.raises(DataError, match=complaint) as caught:
-        read_titles(written(tmp_path, content))
+        dataset().listing(copy)
     assert "train_titles.csv" in str(caught.value)
 
 
@@ -148,9 +151,9 @@ def test_a_picture_that_is_listed_twice_counts_once(copy: Path) -> None:
     path = copy / "texts" / "train_titles.csv"
     first, rest = path.read_text().split("\n", 1)
     path.write_text(f"{first}\n{first.replace('apple pie', 'tart')}\n{rest}")
-    listing = read_lists(copy)
-    assert len(listing.items) == ROWS
-    (problem,) = listing.odd["train"]
+    listing = dataset().listing(copy)
+    assert len(listing.clips) == ROWS
+    (problem,) = (found for found in listing.problems if "line" in found.path)
     assert problem.path.endswith("line 2")
     assert "as line 1 is, which counts" in problem.what
 
@@ -204,12 +207,12 @@ def problems(found: Verification, root: Path) -> dict[str, str]:
     return {p: problem.what for p, problem in zip(places, found.problems, strict=True)}
 
 
-def test_verify_counts_by_class_and_list_and_converted_pictures(source: Path) -> None:
+def test_verify_counts_by_class_and_list(source: Path) -> None:
     found = dataset().verify(source, workers=1)
     assert found.usable
     per_class = ROWS // len(SOME)
     assert found.counts == {
-        f"pictures with titles (of {ROWS})": ROWS,
+        f"pictures (of {ROWS})": ROWS,
         **{f"{label} (of {per_class})": per_class for label in SOME},
         "official: train and val (of 60)": 60,
         "official: test (of 20)": 20,
@@ -230,10 +233,10 @@ def test_all_101_classes_are_known_to_be_all(tmp_path: Path) -> None:
 
 
 def test_verify_names_each_fault_once(copy: Path) -> None:
-    def picture(place: int) -> Path:
+    def nth(place: int) -> Path:
         return sorted(copy.glob("images/*/*/*.jpg"))[place]
 
-    cut, page, empty, pointer, absent, grey, cmyk = (picture(place) for place in range(7))
+    cut, page, empty, pointer, absent, grey, cmyk = (nth(place) for place in range(7))
     cut.write_bytes(cut.read_bytes()[:-100])
     page.write_bytes(b"<html><body>gone</body></html>")
     empty.write_bytes(b"")
@@ -245,14 +248,15 @@ def test_verify_names_each_fault_once(copy: Path) -> None:
     found = dataset().verify(copy, workers=1)
     named = problems(found, copy)
     places = {path: named[str(path.relative_to(copy))] for path in (cut, page, empty, pointer)}
-    assert places[cut].startswith("cannot be decoded: ")
+    assert places[cut].startswith("is cut, damaged or no picture: ")
     assert "truncated" in places[cut] or "broken data stream" in places[cut]
+    assert not {grey, cmyk} & {copy / path for path in named}
     assert places[page] == "is a web page, not the data"
     assert places[empty] == "is empty"
     assert places[pointer] == "is a git-LFS pointer, not the data"
     assert named[str(absent.relative_to(copy))] == "does not exist"
     assert named["images/train/sushi/sushi_999.jpg"] == "is in no list"
-    assert found.counts["CMYK, made RGB"] == found.counts["L, made RGB"] == 1
+    assert found.counts[f"pictures (of {ROWS})"] == ROWS - 5
     assert not found.usable  # 5 of 80
     assert dataset(allow_missing=True).verify(copy, workers=1).usable
 
@@ -268,9 +272,12 @@ def test_verify_names_odd_rows_and_empty_titles_and_goes_on(tmp_path: Path) -> N
     named = [problem.what for problem in found.problems]
     assert sum("names breakfast_burrito_73" in what for what in named) == 3
     assert sum(what == f"has no title of images/test/{label}/{name}" for what in named) == 1
-    said = dataset().prepare(tmp_path, tmp_path / "cache", quiet, workers=1)
-    assert "4 rows of the lists are odd" in said
-    assert "1 pictures have an empty title" in said
+    dataset().prepare(tmp_path, tmp_path / "cache", quiet, workers=1)
+    assert loaded(tmp_path / "cache").notes == (
+        "lists of 60/20 rows, not the official ones",
+        "4 rows of the lists are odd (`mmbench data verify`)",
+        "1 pictures have an empty title",
+    )
 
 
 def test_a_second_prepare_leaves_the_same_bytes(source: Path, cache: Path, tmp_path: Path) -> None:
@@ -301,6 +308,7 @@ def test_validation_is_carved_from_train_by_class(cache: Path) -> None:
     for part in splits.named().values():
         named = [str(i).partition("/")[2].rpartition("_")[0] for i in part.ids]
         assert [splits.classes[c] for c in part.y.tolist()] == named
+        assert part.groups is None
     assert splits.notes == ("lists of 60/20 rows, not the official ones",)
     assert loaded(cache, 1).val.ids.tolist() != loaded(cache, 0).val.ids.tolist()
     assert loaded(cache, 1).test.ids.tolist() == loaded(cache, 0).test.ids.tolist()
@@ -308,7 +316,7 @@ def test_validation_is_carved_from_train_by_class(cache: Path) -> None:
 
 def test_words_are_those_of_the_training_rows_alone(source: Path, cache: Path) -> None:
     splits = loaded(cache, least_count=1, length=12)
-    titles = {item.id: item.text for item in read_lists(source).items}
+    titles = read_lists(dataset().listing(source).lists).titles
     counts = Counter(word for i in splits.train.ids for word in words(titles[str(i)]))
     ids = {w: n for n, w in enumerate(sorted(counts, key=lambda w: (-counts[w], w)), start=2)}
     spec = splits.modalities["text"]
@@ -340,7 +348,7 @@ def test_pictures_come_as_stored_and_viewed(source: Path, cache: Path) -> None:
     batch = part.inputs["image"].batch(torch.arange(len(part)), None)
     assert batch.shape == (20, *shape) == (20, 3, 32, 32)
     name = str(part.ids[5]).partition("/")[2]
-    pixels = decode(source / f"images/test/{name.rpartition('_')[0]}/{name}.jpg", 256).pixels
+    pixels = picture(source / f"images/test/{name.rpartition('_')[0]}/{name}.jpg", "RGB", 256)
     small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = (small / 255 - mean) / deviation
@@ -364,7 +372,7 @@ def test_missing_pictures_are_counted_in_every_split(copy: Path, tmp_path: Path)
     with pytest.raises(DataError, match="2 of 80 pictures cannot be used, more than 1%"):
         dataset().prepare(copy, tmp_path / "cache", quiet, workers=1)
     said = dataset(allow_missing=True).prepare(copy, tmp_path / "cache", quiet, workers=1)
-    assert "78 pictures with titles" in said
+    assert said.startswith("78 pictures, ")
     assert "2 left out, the first: images/test/" in said
     with pytest.raises(DataError, match="2 of 20 pictures of test are missing or damaged"):
         loaded(tmp_path / "cache")
@@ -406,7 +414,8 @@ def test_files_as_downloaded_become_a_result(
     assert "can be used" in verified.out
     prepared = command("data", "prepare", "food101", *files, "--cache", tmp_path / "cache")
     assert prepared.code == 0, prepared
-    assert "80 pictures with titles" in prepared.out
+    assert "80 pictures, " in prepared.out
+    assert "frames" not in prepared.out + prepared.err
     place = ("-d", f"cache={tmp_path / 'cache'}", "--encoder", "image=small_cnn")
     run = command.run(f"{SMALL} {QUICK}", *place)
     assert run.code == 0, run

@@ -68,6 +68,9 @@ class _Picture:
 
 
 def _contents(video: Path, recipe: MediaRecipe) -> Iterator[tuple[float, VideoFrame | Path]]:
+    if recipe.is_of_stills:
+        yield 0.0, video
+        return
     if not is_series(str(video)):
         yield from pictures(video)
         return
@@ -86,7 +89,7 @@ def decode_clip(clip: Clip, source: Path, recipe: MediaRecipe) -> Decoded:
     frames: list[np.ndarray] = []
     times: list[float] = []
     numbers: list[int] = []
-    for time, frame in whole.at(grid(recipe.fps, start, end)):
+    for time, frame in whole.at(_times(clip, recipe)):
         frames.append(reader.read(frame.content))
         times.append(round(time, 6))
         numbers.append(frame.number)
@@ -148,7 +151,7 @@ def _look(clip: Clip, source: Path, recipe: MediaRecipe, problems: list[Problem]
     whole = _Picture(source / clip.video, recipe)
     reader = _Reader(recipe.short_side)
     numbers: list[int] = []
-    for _, frame in whole.at(grid(recipe.fps, *_part(clip, recipe))):
+    for _, frame in whole.at(_times(clip, recipe)):
         numbers.append(frame.number)
         if isinstance(frame.content, Path):
             try:
@@ -167,6 +170,11 @@ def _part(clip: Clip, recipe: MediaRecipe) -> tuple[float, float]:
     """Return from when to when a clip is used, in seconds."""
     start = clip.start or 0.0
     return start, min(start + recipe.seconds, np.inf if clip.end is None else clip.end)
+
+
+def _times(clip: Clip, recipe: MediaRecipe) -> Iterator[float]:
+    """Return the times in seconds whose frames are kept."""
+    return iter([0.0]) if recipe.is_of_stills else grid(recipe.fps, *_part(clip, recipe))
 
 
 def _heard(path: Path, start: float, end: float, recipe: MediaRecipe) -> Sound:

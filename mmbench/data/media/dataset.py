@@ -3,7 +3,8 @@
 A dataset of this kind says which clips its archive ought to hold (``listing``), which of them a
 protocol trains and tests on (``divide``), and what a network is shown of them (``_inputs``), which
 for clips with picture and sound is done here. So is the rest: decoding, counting what is missing,
-carving validation from train by group.
+carving validation from train by group, or by class where there are none. A clip may be a still
+picture.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -55,13 +56,37 @@ class Described(Source, Protocol):
     def modality(self) -> Modality: ...
 
 
+KEPT_AS = ("fps", "short_side", "seconds")
+"""Of a recipe: what options may change, those that a dataset has."""
 Listed = Clip | Row | LeftOut
 """What has an id, a label, a group and a split."""
 
 
 class PictureOptions(Options):
-    """Options of a dataset of clips, with or without sound; a subclass changes defaults and adds
-    its own."""
+    """Options of a dataset of still pictures, and of all others here; a subclass changes defaults
+    and adds its own."""
+
+    size: int = option(224, "pixels of the square that a picture is made to", ge=32)
+    short_side: int | None = option(
+        None, "pixels of the shorter side of a kept picture; the dataset's own unless given", ge=32
+    )
+    val_fraction: float = option(
+        0.1,
+        "share of the training rows that validation gets where it is taken from train, by group or "
+        "else by class",
+        gt=0,
+        lt=1,
+    )
+    allow_missing: bool = option(
+        False, "go on when more than one row in a hundred is missing, damaged or silent"
+    )
+    cache: str | None = option(
+        None, "folder of the prepared data; one of the dataset's name in the cache unless given"
+    )
+
+
+class ClipOptions(PictureOptions):
+    """Options of a dataset of clips, with or without sound."""
 
     frames: int = option(3, "frames of a clip that the network sees", ge=1)
     frame_policy: Literal["segments", "first"] = option(
@@ -69,31 +94,15 @@ class PictureOptions(Options):
         "a frame of each of so many equal segments, random in training and the middle one at "
         "evaluation; or always the first ones, as older code did",
     )
-    size: int = option(224, "pixels of the square that a frame is made to", ge=32)
     fps: float | None = option(
         None, "frames a second to keep in the cache; the dataset's own unless given", gt=0
-    )
-    short_side: int | None = option(
-        None, "pixels of the shorter side of a kept frame; the dataset's own unless given", ge=32
     )
     seconds: float | None = option(
         None, "longest part of a clip to keep in the cache; the dataset's own unless given", gt=0
     )
-    val_fraction: float = option(
-        0.1,
-        "share of the training rows that validation gets, by group, where it is taken from train",
-        gt=0,
-        lt=1,
-    )
-    allow_missing: bool = option(
-        False, "go on when more than one clip in a hundred is missing, damaged or silent"
-    )
-    cache: str | None = option(
-        None, "folder of the prepared data; one of the dataset's name in the cache unless given"
-    )
 
 
-class MediaOptions(PictureOptions):
+class MediaOptions(ClipOptions):
     """Options of a dataset of clips with picture and sound."""
 
     front_end: str = option(
@@ -142,8 +151,18 @@ class Division:
         }
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is shown of the clips."""
+
+    by_split: Mapping[str, Mapping[str, Described]]
+    """Modalities of each split."""
+    notes: tuple[str, ...] = ()
+
+
 class ClipDataset(DecodedDataset):
-    """A dataset of clips. A subclass fills the class variables and writes the abstract methods."""
+    """A dataset of clips or still pictures. A subclass fills the class variables and writes the
+    abstract methods."""
 
     class Config(PictureOptions):
         """Options of the dataset; a subclass replaces it."""
@@ -151,8 +170,8 @@ class ClipDataset(DecodedDataset):
     config: PictureOptions
     kept: ClassVar[MediaRecipe]
     """How clips are kept unless options say otherwise."""
-    groups_are: ClassVar[str]
-    """The word for groups, such as ``actors``."""
+    groups_are: ClassVar[str | None] = None
+    """The word for groups, such as ``actors``; None where there are none."""
     known_damaged: ClassVar[Mapping[str, str]] = {}
     """What is wrong with clips that are damaged in every copy, by id."""
     pointer_folders: ClassVar[tuple[str, ...]] = ()
@@ -171,8 +190,9 @@ class ClipDataset(DecodedDataset):
         the cache are among them, so that they can be counted."""
 
     @abstractmethod
-    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
-        """Return the modalities of the clips at these places of the manifest, int64 ``(N,)``."""
+    def _inputs(self, cache: Cache, places: Mapping[str, np.ndarray]) -> Inputs:
+        """Return the modalities of the clips at these places of the manifest, int64 ``(N,)``, by
+        split: what is fitted is fitted to those of ``train``."""
 
     def further_labels(
         self, ids: Sequence[str], lists: Mapping[str, bytes]
@@ -202,12 +222,12 @@ class ClipDataset(DecodedDataset):
 
     def media_recipe(self) -> MediaRecipe:
         """Return how clips are to be kept."""
-        return replace(
-            self.kept,
-            fps=self.config.fps or self.kept.fps,
-            short_side=self.config.short_side or self.kept.short_side,
-            seconds=self.config.seconds or self.kept.seconds,
-        )
+        return replace(self.kept, **self._asked())
+
+    def _asked(self) -> dict[str, Any]:
+        """Return the options given that say how clips are to be kept."""
+        options = {name: getattr(self.config, name, None) for name in KEPT_AS}
+        return {name: value for name, value in options.items() if value is not None}
 
     def prepare(
         self, source: Path, cache: Path, progress: Progress, workers: int | None = None
@@ -230,7 +250,9 @@ class ClipDataset(DecodedDataset):
         )
         size = sum(sum(row.kept_bytes.values()) for row in manifest.rows)
         frames = sum(row.frames for row in manifest.rows)
-        said = [f"{len(manifest.rows)} clips, {frames} frames, {size / 1e6:.1f} MB in {cache}"]
+        counted = "" if self.kept.is_of_stills else f", {frames} frames"
+        clips = f"{len(manifest.rows)} {self.kept.clips_are}"
+        said = [f"{clips}{counted}, {size / 1e6:.1f} MB in {cache}"]
         if manifest.left_out:
             first = manifest.left_out[0]
             said.append(f"{len(manifest.left_out)} left out, the first: {first.path} {first.what}")
@@ -245,7 +267,7 @@ class ClipDataset(DecodedDataset):
         known = self._pointers(listing.source)
         found = judged(listing.clips, listing.source, self.media_recipe(), known, progress, workers)
         sound = [clip for clip in listing.clips if not found[clip.id]]
-        counts = {f"clips (of {len(listing.clips)})": len(sound)}
+        counts = {f"{self.kept.clips_are} (of {len(listing.clips)})": len(sound)}
         expected = Counter(clip.label for clip in listing.clips)
         held = Counter(clip.label for clip in sound)
         counts |= {f"{label} (of {expected[label]})": held[label] for label in sorted(expected)}
@@ -293,7 +315,7 @@ class ClipDataset(DecodedDataset):
     # -- loading -----------------------------------------------------------------------------------
 
     def load(self, protocol: str, seed: int) -> Splits:
-        """Return the splits; ``seed`` draws the groups of validation where they are carved."""
+        """Return the splits; ``seed`` draws the rows of validation where they are carved."""
         self.check_protocol(protocol)
         cache = self._opened()
         manifest = cache.manifest
@@ -301,8 +323,10 @@ class ClipDataset(DecodedDataset):
         listed: list[Listed] = [*manifest.rows, *manifest.left_out]
         division = self.divide(protocol, listed, lists)
         classes = self.classes(listed)
-        labels = np.array([classes.index(row.label) for row in manifest.rows])
-        groups = np.array([row.group for row in manifest.rows])
+        numbers = {label: i for i, label in enumerate(classes)}
+        labels = np.array([numbers[row.label] for row in manifest.rows])
+        named = np.array([row.group for row in manifest.rows])
+        groups = None if self.groups_are is None else named
         places = {
             name: np.array([i for i, row in enumerate(manifest.rows) if row.id in ids], dtype=int)
             for name, ids in division.parts().items()
@@ -311,52 +335,60 @@ class ClipDataset(DecodedDataset):
         for name, part in places.items():
             if len(part) == 0:
                 raise DataError(
-                    f"dataset '{self.name()}', protocol '{protocol}': no prepared clip is in "
-                    f"{name}; choose another protocol, or prepare all of the data"
+                    f"dataset '{self.name()}', protocol '{protocol}': none of the prepared "
+                    f"{self.kept.clips_are} is in {name}; choose another protocol, or prepare all "
+                    "of the data"
                 )
-        shared = sorted({*groups[places["train"]]} & {*groups[places["test"]]})
+        leak = self._leak(groups, places)
         if "val" not in places:
             train = places["train"]
             key = (seed, self.name(), protocol, "val")
-            held = carve(labels[train], groups[train], self.config.val_fraction, *key)
+            held = carve(labels[train], _at(groups, train), self.config.val_fraction, *key)
             places["val"] = train[held]
             places["train"] = np.delete(train, held)
-        inputs = {name: self._inputs(cache, part) for name, part in places.items()}
+        inputs = self._inputs(cache, places)
         ids = np.array([row.id for row in manifest.rows])
         parts = {
             name: Split(
-                inputs[name],
+                inputs.by_split[name],
                 torch.from_numpy(labels[part]),
                 ids[part],
-                groups[part],
+                _at(groups, part),
                 self.further_labels(ids[part].tolist(), lists),
             )
             for name, part in places.items()
         }
-        tested = len({*groups[places["test"]]})
-        leak = f"{len(shared)} of the {tested} {self.groups_are} of test are in train or validation"
         return Splits(
             parts["train"],
             parts["val"],
             parts["test"],
-            {name: source.modality() for name, source in inputs["train"].items()},
+            {name: source.modality() for name, source in inputs.by_split["train"].items()},
             classes,
             notes=(
                 *division.notes,
-                *((leak,) if shared else ()),
+                *leak,
                 *lost,
                 *_quality_notes(manifest),
+                *inputs.notes,
             ),
         )
+
+    def _leak(self, groups: np.ndarray | None, places: Mapping[str, np.ndarray]) -> list[str]:
+        """Return a note on groups that are trained on and tested."""
+        if groups is None:
+            return []
+        tested = {*groups[places["test"]]}
+        shared = len(tested & {*groups[places["train"]]})
+        said = f"{shared} of the {len(tested)} {self.groups_are} of test are in train or validation"
+        return [said] if shared else []
 
     def _opened(self) -> Cache:
         """Return the cache. Raises :class:`DataError` when it is not as the options ask."""
         chosen = self.config.cache
         folder = Path(chosen).expanduser() if chosen else cache_root() / self.name()
         cache = open_cache(self.name(), folder)
-        for name in ("fps", "short_side", "seconds"):
-            asked, kept = getattr(self.config, name), getattr(cache.manifest.recipe, name)
-            if asked is not None and asked != kept:
+        for name, asked in self._asked().items():
+            if asked != (kept := getattr(cache.manifest.recipe, name)):
                 raise DataError(
                     f"dataset '{self.name()}' is prepared with {name}={kept:g} in {folder}, not "
                     f"{asked:g}; leave the option out, or prepare it so into another folder "
@@ -367,17 +399,18 @@ class ClipDataset(DecodedDataset):
     def _count_left_out(self, division: Division, manifest: Manifest) -> list[str]:
         """Return a note for each split that lacks clips. Raises :class:`DataError` where they are
         too many."""
+        clips = self.kept.clips_are
         absent = {clip.id for clip in manifest.left_out}
         notes = []
         for name, ids in division.parts().items():
             lost = len(ids & absent)
             if lost > TOLERATED * len(ids) and not self.config.allow_missing:
                 raise DataError(
-                    f"dataset '{self.name()}': {lost} of {len(ids)} clips of {name} are missing or "
-                    "damaged; get them and prepare again, or add -d allow_missing=true"
+                    f"dataset '{self.name()}': {lost} of {len(ids)} {clips} of {name} are missing "
+                    "or damaged; get them and prepare again, or add -d allow_missing=true"
                 )
             if lost:
-                notes.append(f"{lost} of {len(ids)} clips of {name} missing or damaged, left out")
+                notes.append(f"{lost} of {len(ids)} {clips} of {name} missing or damaged, left out")
         return notes
 
 
@@ -389,7 +422,10 @@ class MediaDataset(ClipDataset):
 
     config: MediaOptions
 
-    def _inputs(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
+    def _inputs(self, cache: Cache, places: Mapping[str, np.ndarray]) -> Inputs:
+        return Inputs({name: self._shown(cache, part) for name, part in places.items()})
+
+    def _shown(self, cache: Cache, places: np.ndarray) -> dict[str, Described]:
         options = self.config
         waves = WaveSource(cache, places)
         return {
@@ -398,6 +434,10 @@ class MediaDataset(ClipDataset):
                 cache, places, options.frames, options.frame_policy, options.size
             ),
         }
+
+
+def _at(groups: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:
+    return None if groups is None else groups[places]
 
 
 def _quality_notes(manifest: Manifest) -> list[str]:

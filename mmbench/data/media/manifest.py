@@ -37,9 +37,11 @@ class Clip:
     """Unique within the dataset."""
     label: str
     group: str
-    """Actor, speaker or video: what must not be divided between train and validation."""
+    """Actor, speaker or video: what must not be divided between train and validation. Empty in a
+    dataset without groups."""
     video: str
-    """Path in the source folder, or with ``*`` for a number those of a series of pictures."""
+    """Path in the source folder, of a clip or a still picture, or with ``*`` for a number those of
+    a series of pictures."""
     audio: str | None
     """The same path as ``video`` where the sound is in the same file; None for a clip without."""
     split: str | None = None
@@ -69,18 +71,31 @@ class MediaRecipe:
     """How clips are decoded and kept. Part of the cache; another recipe is another cache."""
 
     fps: float
-    """Frames kept a second, the first at the start of the part: those shown at these times."""
+    """Frames kept a second, the first at the start of the part: those shown at these times. 0 where
+    every clip is one still picture, a frame at time 0."""
     short_side: int
-    """Pixels that the shorter side of a frame has at most; the shape stays, none is enlarged."""
+    """Pixels that the shorter side of a frame has at most, and a third of those that the longer one
+    has; the shape stays, none is enlarged."""
     seconds: float
-    """The longest part kept; what follows is left out."""
+    """The longest part kept; what follows is left out. 0 for still pictures."""
     rate: int | None = None
     """Hz of the kept sound; other sound is resampled. None for a dataset without sound."""
     series_fps: float | None = None
     """Frames a second of series of pictures, which have no times. None for a dataset without."""
 
+    @property
+    def is_of_stills(self) -> bool:
+        return self.fps == 0
+
+    @property
+    def clips_are(self) -> str:
+        """Return what a user calls the clips."""
+        return "pictures" if self.is_of_stills else "clips"
+
     def said(self) -> str:
         """Return the recipe in words, for a user who is to compare two."""
+        if self.is_of_stills:
+            return f"short_side={self.short_side}"
         sound = "" if self.rate is None else f", sound at {self.rate} Hz"
         return f"fps={self.fps:g}, short_side={self.short_side}{sound}, at most {self.seconds:g} s"
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 TRIED = 8
 """Clips decoded to say beforehand how large the cache will be."""
+STILLS_TRIED = 64
+"""The same of still pictures, which are quicker and of many shapes."""
 
 
 def prepare(
@@ -61,17 +63,18 @@ def prepare(
     silent (any number with ``allow_missing``), when the cache was made with another recipe, is in
     use, or cannot be written.
     """
-    _require_unique(dataset, clips)
+    _require_unique(dataset, clips, recipe)
     ordered = sorted(clips, key=lambda clip: clip.id)
     look = f"see `mmbench data verify {dataset} --source {source}`"
     if not allow_missing:
-        _require_files(ordered, source, look)
+        _require_files(ordered, source, recipe, look)
     all_jobs = jobs(ordered, source, recipe, cache)
     with _only_writer(dataset, cache, recipe):
         shards = {job.number: shard for job in all_jobs if (shard := finished(job)) is not None}
         missing = [job for job in all_jobs if job.number not in shards]
         done = sum(len(all_jobs[number].clips) for number in shards)
-        what = f"clips, {_said_size(_expected_bytes(ordered, missing, source, recipe, cache))}"
+        size = _said_size(_expected_bytes(ordered, missing, source, recipe, cache))
+        what = f"{recipe.clips_are}, {size}"
         progress(done, len(ordered), what)
         for place, shard in in_processes(write_shard, missing, workers):
             shards[missing[place].number] = shard
@@ -88,38 +91,44 @@ def prepare(
 # -- before ----------------------------------------------------------------------------------------
 
 
-def _require_unique(dataset: str, clips: Sequence[Clip]) -> None:
+def _require_unique(dataset: str, clips: Sequence[Clip], recipe: MediaRecipe) -> None:
     if not clips:
-        raise DataError(f"dataset '{dataset}' lists no clips; check --source and the options")
+        raise DataError(
+            f"dataset '{dataset}' lists no {recipe.clips_are}; check --source and the options"
+        )
     ((name, count),) = Counter(clip.id for clip in clips).most_common(1)
     if count > 1:
-        raise DataError(f"dataset '{dataset}' lists '{name}' {count} times; list each clip once")
+        raise DataError(f"dataset '{dataset}' lists '{name}' {count} times; list each once")
 
 
-def _require_files(clips: Sequence[Clip], source: Path, look: str) -> None:
+def _require_files(clips: Sequence[Clip], source: Path, recipe: MediaRecipe, look: str) -> None:
     """Refuse early what would be refused in the end: files that no decoder need be asked about."""
     faults: list[tuple[str, str]] = []
     for clip in clips:
         problems = (first_problem(source / place) for place in clip.places)
         if (problem := next(filter(None, problems), None)) is not None:
             faults.append((str(FileError(problem)), problem.what))
-    _require_few(faults, len(clips), look)
+    _require_few(faults, len(clips), recipe, look)
 
 
 def _require_sound_rows(manifest: Manifest, look: str) -> None:
     faults = [(f"{clip.path}: {clip.what}; {clip.mend}", clip.what) for clip in manifest.left_out]
     faults += [(f"{row.audio}: is silent", "is silent") for row in manifest.rows if row.is_silent]
-    _require_few(faults, len(manifest.rows) + len(manifest.left_out), look)
+    total = len(manifest.rows) + len(manifest.left_out)
+    _require_few(faults, total, manifest.recipe, look)
 
 
-def _require_few(faults: Sequence[tuple[str, str]], total: int, look: str) -> None:
+def _require_few(
+    faults: Sequence[tuple[str, str]], total: int, recipe: MediaRecipe, look: str
+) -> None:
     if len(faults) <= TOLERATED * total:
         return
     kinds = Counter(what for _, what in faults).most_common(3)
     counted = ", ".join(f"{what}: {count}" for what, count in kinds)
     raise DataError(
-        f"{len(faults)} of {total} clips cannot be used, more than {TOLERATED:.0%} ({counted}); "
-        f"the first: {faults[0][0]}; {look}, or add -d allow_missing=true to go on without them"
+        f"{len(faults)} of {total} {recipe.clips_are} cannot be used, more than {TOLERATED:.0%} "
+        f"({counted}); the first: {faults[0][0]}; {look}, or add -d allow_missing=true to go on "
+        "without them"
     )
 
 
@@ -172,7 +181,8 @@ def _expected_bytes(
     """
     sizes: list[int] = []
     there = [clip for clip in clips if size_of(source, (clip.video,)) >= 0]
-    for clip in there[:: max(1, len(there) // TRIED)][:TRIED]:
+    tried = STILLS_TRIED if recipe.is_of_stills else TRIED
+    for clip in there[:: max(1, len(there) // tried)][:tried]:
         try:
             decoded = decode_clip(clip, source, recipe)
         except FileError:
@@ -184,10 +194,13 @@ def _expected_bytes(
     to_write = len({clip.id for job in missing for clip in job.clips} & {c.id for c in there})
     free = shutil.disk_usage(cache).free
     if to_write * mean > free:
+        smaller = "fewer or smaller frames (-d fps=..., -d short_side=...)"
+        if recipe.is_of_stills:
+            smaller = "smaller pictures (-d short_side=...)"
         raise DataError(
             f"{cache}: {_said_size(round(to_write * mean))} are to be written and "
             f"{free / 1e9:.1f} GB are free; free some, or write elsewhere (--cache or "
-            "MMBENCH_CACHE), or keep fewer or smaller frames (-d fps=..., -d short_side=...)"
+            f"MMBENCH_CACHE), or keep {smaller}"
         )
     return round(len(there) * mean)
 

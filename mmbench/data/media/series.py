@@ -1,12 +1,15 @@
-"""Pictures that lie as numbered JPEG files: frames cut out of a clip, or its optical flow.
+"""Pictures in files of their own: still ones, frames cut out of a clip, or its optical flow.
 
-A series is named by the path of one of its files with ``*`` for the number, such as
+A picture is known by its content, whatever its name ends in. A series of numbered JPEG files is
+named by the path of one of them with ``*`` for the number, such as
 ``tvl1_flow/u/v_Archery_g01_c01/frame*.jpg``. Numbers start at 1 or 0 and leave none out; digits
 may be filled up with zeros. A series has no times: who lists it says how many are shown a second.
 """
 
 from __future__ import annotations
 
+import struct
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,15 @@ NOT_COUNTED = 2
 SHARE_NOT_COUNTED = 0.1
 """Frames, and share of them, by which flow may be longer or shorter than the picture: decoders of
 different age do not count the same, and some repeat frames to keep a rate."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+"""What a picture may be: pages of the web serve all of them as .jpg."""
+LONGEST = 3
+"""Most times ``short_side`` that the longer side keeps: a batch is as large as its longest."""
+FAULTS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises of files that are cut, damaged or no pictures."""
 
 
 def is_series(place: str) -> bool:
@@ -96,20 +108,24 @@ def flow_files(u: Path, v: Path, frames: int) -> list[tuple[Path, Path]]:
 
 
 def picture(path: Path, mode: Literal["RGB", "L"], short_side: int) -> np.ndarray:
-    """Return a picture as ``(H, W, 3)`` or grey ``(H, W)`` uint8, its shorter side at most
-    ``short_side`` pixels: made smaller by averaging, never larger.
+    """Return a picture as ``(H, W, 3)`` or grey ``(H, W)`` uint8, of the size that :func:`fitted`
+    says: made smaller by averaging, never larger.
 
-    Raises :class:`FileError` for what cannot be decoded to its end, and for colours in a file that
-    is to be grey, which cannot be a part of optical flow.
+    Grey, CMYK and palette pictures become RGB where that is asked, transparency is dropped, of
+    several frames the first is taken, and an orientation in EXIF is passed over, as torchvision's
+    loader does it. Raises :class:`FileError` for what cannot be decoded to its end, and for colours
+    in a file that is to be grey, which cannot be a part of optical flow.
     """
     require_sound(path)
     try:
-        with Image.open(path) as image:
-            image.load()
-            if mode == "L" and image.mode != "L" and _has_colours(image):
-                raise _fault(path, "has colours: it is no part of optical flow", AGAIN)
-            whole = image if image.mode == mode else image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of size below what is refused
+            with Image.open(path, formats=FORMATS) as image:
+                image.load()
+                if mode == "L" and image.mode != "L" and _has_colours(image):
+                    raise _fault(path, "has colours: it is no part of optical flow", AGAIN)
+                whole = image if image.mode == mode else image.convert(mode)
+    except FAULTS as error:
         raise _fault(
             path, f"is cut, damaged or no picture: {_reason(error, path)}", AGAIN
         ) from error
@@ -118,9 +134,10 @@ def picture(path: Path, mode: Literal["RGB", "L"], short_side: int) -> np.ndarra
 
 
 def fitted(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return width and height with the shorter side at most ``short_side``."""
-    scale = min(1.0, short_side / min(width, height))
-    return round(width * scale), round(height * scale)
+    """Return width and height with the shorter side at most ``short_side``, and the longer one at
+    most :data:`LONGEST` times that."""
+    scale = min(1.0, short_side / min(width, height), LONGEST * short_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _has_colours(image: Image.Image) -> bool:
@@ -130,7 +147,8 @@ def _has_colours(image: Image.Image) -> bool:
 
 def _reason(error: Exception, path: Path) -> str:
     """Return what Pillow says of a file, without its path."""
-    return str(error).replace(repr(str(path)), "the file")
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said.replace(repr(str(path)), "the file")
 
 
 def _fault(path: Path, what: str, mend: str) -> FileError:

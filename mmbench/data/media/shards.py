@@ -34,7 +34,9 @@ from mmbench.hashing import digest
 
 CLIPS_PER_SHARD = 32
 """Few enough that a kill costs seconds and processes end together, many enough that a corpus of
-20,000 clips has 600 shards, which one process can hold open."""
+20,000 clips has 600 shards."""
+STILLS_PER_SHARD = 256
+"""The same of still pictures, which take some milliseconds each: 90,000 have 350 shards."""
 PARTS: tuple[Part, ...] = ("frames", "sound", "flow")
 
 
@@ -57,13 +59,18 @@ class Job:
 
 def jobs(clips: Sequence[Clip], source: Path, recipe: MediaRecipe, cache: Path) -> list[Job]:
     """Return the shards of a cache, in order."""
-    starts = range(0, len(clips), CLIPS_PER_SHARD)
     some = {part for clip in clips for part in clip.parts}
     parts = tuple(part for part in PARTS if part in some)
     return [
-        Job(number, tuple(clips[start : start + CLIPS_PER_SHARD]), source, recipe, cache, parts)
-        for number, start in enumerate(starts)
+        Job(number, some_clips, source, recipe, cache, parts)
+        for number, some_clips in enumerate(portions(clips, recipe))
     ]
+
+
+def portions(clips: Sequence[Clip], recipe: MediaRecipe) -> list[tuple[Clip, ...]]:
+    """Return the clips of each shard, in order."""
+    size = STILLS_PER_SHARD if recipe.is_of_stills else CLIPS_PER_SHARD
+    return [tuple(clips[start : start + size]) for start in range(0, len(clips), size)]
 
 
 def write_shard(job: Job) -> Shard:

@@ -133,6 +133,18 @@ class FlowSource(FrameSource):
         return self.cache.flow(row)
 
 
+class StillSource(FrameSource):
+    """Pictures ``(B, 3, size, size)`` float32 of the clips of a split, of which each is one."""
+
+    def batch(self, rows: Tensor, augment: torch.Generator | None) -> Tensor:
+        return super().batch(rows, augment).squeeze(1)
+
+    def modality(self) -> Modality:
+        """Return what an encoder receives: a picture for ResNet-18, however small it is."""
+        size = self.train_views.size
+        return Modality("image", (self.train_views.channels, size, size), encoder="resnet18")
+
+
 class WaveSource:
     """Waveforms ``(B, samples)`` int16 of the clips of a split, the shorter ones followed by zeros.
 

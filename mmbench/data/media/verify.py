@@ -12,7 +12,7 @@ from mmbench.data.media.clips import clip_problems
 from mmbench.data.media.manifest import Clip, MediaRecipe
 from mmbench.data.media.parallel import in_processes
 from mmbench.data.media.pointers import Pointer
-from mmbench.data.media.shards import CLIPS_PER_SHARD
+from mmbench.data.media.shards import portions
 from mmbench.data.problem import Problem
 
 if TYPE_CHECKING:
@@ -43,15 +43,14 @@ def judged(
     workers: int | None,
 ) -> dict[str, list[Problem]]:
     """Return the problems of every clip by its id, in the order of the clips."""
-    parts = [clips[i : i + CLIPS_PER_SHARD] for i in range(0, len(clips), CLIPS_PER_SHARD)]
     tasks = [
         Questions(
-            tuple(part),
+            part,
             source,
             recipe,
             {p: pointers[p] for clip in part for p in clip.places if p in pointers},
         )
-        for part in parts
+        for part in portions(clips, recipe)
     ]
     answers: dict[int, list[list[Problem]]] = {}
     done = 0
@@ -59,7 +58,7 @@ def judged(
         answers[place] = found
         done += len(found)
         if progress:
-            progress(done, len(clips), "clips")
+            progress(done, len(clips), recipe.clips_are)
     ordered = [problems for place in sorted(answers) for problems in answers[place]]
     return {clip.id: problems for clip, problems in zip(clips, ordered, strict=True)}
 

@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbench.data.files import require_sound
 from mmbench.errors import DataError
 
 ROW = re.compile(
@@ -42,21 +41,21 @@ class Title:
     """What is wrong with the row, and how it was read all the same."""
 
 
-def read_titles(path: Path) -> list[Title]:
-    """Return the rows of a list, which may have a header.
+def read_titles(content: bytes, path: Path) -> list[Title]:
+    """Return the rows of a list, which may have a header; errors name its ``path``.
 
     A row that no CSV can hold is read up to its first comma and from its last one; a row that names
     a ``.txt`` file stands for the ``.jpg`` of that name; the class is that of the name, whatever
     the row says. Raises :class:`DataError` for what is no text in UTF-8, a line that is neither a
     row nor a part of one, and a picture that is not named by class and number.
     """
-    require_sound(path)
     try:
-        content = path.read_text(encoding="utf-8-sig")  # with any line ends
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     rows: list[tuple[int, re.Match[str], list[str]]] = []
-    for number, line in enumerate(content.split("\n"), start=1):
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         if (begins := ROW.match(line)) is not None:
             rows.append((number, begins, [line]))
         elif rows:
@@ -66,7 +65,7 @@ def read_titles(path: Path) -> list[Title]:
                 f"{path}, line {number}: '{line[:80]}' does not begin with the name of a picture, "
                 "such as apple_pie_0.jpg; correct it, or get the list again"
             )
-    return [_title(path, number, begins, "\n".join(lines)) for number, begins, lines in rows]
+    return [_title(path, number, begins, "\n".join(row)) for number, begins, row in rows]
 
 
 def _title(path: Path, line: int, begins: re.Match[str], row: str) -> Title:
