@@ -218,7 +218,7 @@ class Ada2I(Method):
 def noise_like(gradients: list[Tensor], random: torch.Generator) -> list[Tensor]:
     """Return noise of each tensor's own standard deviation over its elements."""
     return [
-        torch.randn(g.shape, generator=random, device=g.device, dtype=g.dtype) * (g.std() + 1e-8)
+        torch.randn(g.shape, generator=random, device=g.device, dtype=g.dtype).mul_(g.std() + 1e-8)
         for g in gradients
     ]
 

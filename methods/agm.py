@@ -186,7 +186,7 @@ class AGM(Method):
             return
         gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
         head = [p.grad.abs().max() for p in run.head_params() if p.grad is not None]
-        norm = torch.stack([g.norm() for g in gradients]).norm()
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
         shrunk = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         factor = torch.where(torch.stack(head).max() > CLIP_ABOVE, shrunk, 1.0)
         torch._foreach_mul_(gradients, factor)

@@ -141,18 +141,21 @@ class MCR(Method):
         with constant(fusion):
             # In an additive fusion a part moves along with its features.
             latents = fusion.parts(out.features) if is_additive(fusion) else out.features
-            divergences = []
+            fuse = add if is_additive(fusion) else fusion
+            moved, clean = [], []
             for chosen in self.coalitions:
                 playing = {m: scaled(h, self.sign(m, chosen)) for m, h in latents.items()}
                 repeated = {m: h.repeat(self.config.permutations, 1) for m, h in playing.items()}
-                moved = repeated | {m: playing[m][orders[m]] for m in chosen}
-                fuse = add if is_additive(fusion) else fusion
-                clean = out.logits.detach() if self.config.clean == "constant" else fuse(playing)
-                divergence = jensen_shannon(fuse(moved), clean.repeat(self.config.permutations, 1))
-                divergences.append(divergence)
-                if len(chosen) == 1:
-                    run.log(f"influence.{chosen[0]}", divergence)
-        return torch.stack(divergences).sum()
+                moved.append(fuse(repeated | {m: playing[m][orders[m]] for m in chosen}))
+                if self.config.clean == "live":
+                    clean.append(fuse(playing))
+        before = torch.stack(clean) if clean else out.logits.detach().unsqueeze(0)
+        before = before.repeat(1, self.config.permutations, 1)
+        divergences = jensen_shannon(torch.stack(moved), before)
+        for chosen, divergence in zip(self.coalitions, divergences.detach(), strict=True):
+            if len(chosen) == 1:
+                run.log(f"influence.{chosen[0]}", divergence)
+        return divergences.sum()
 
     def orders(self, run: Run, size: int) -> Tensor:
         """Return K permutations of the batch in a row for each modality, ``(M, K B)``."""
@@ -199,11 +202,11 @@ def constant(module: nn.Module) -> Iterator[None]:
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     """Return the mean over rows of the Jensen-Shannon divergence of two softmaxes, in nats, from
-    logits ``(B, C)``."""
-    p, q = first.log_softmax(dim=1), second.log_softmax(dim=1)
+    logits ``(..., B, C)`` that fit together."""
+    p, q = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
     middle = torch.logaddexp(p, q) - math.log(2)
     terms = p.exp() * (p - middle) + q.exp() * (q - middle)
-    return terms.sum(dim=1).mean() / 2
+    return terms.sum(dim=-1).mean(dim=-1) / 2
 
 
 def label_contrast(features: Features, y: Tensor, temperature: float) -> Tensor:

@@ -98,14 +98,14 @@ class MMPareto(Method):
     def integrate(
         self, of_fused: Tensor, of_own: Tensor, weight: Tensor, sizes: list[int]
     ) -> Tensor:
-        """Return ``g`` of an encoder from G, U and a; ``sizes`` are those of its tensors."""
-        combined = 2 * weight * of_fused + 2 * (1 - weight) * of_own
+        """Return ``g`` of an encoder from G and U, which it overwrites, and a; ``sizes`` are those
+        of its tensors."""
         plain = of_fused + of_own
-        gamma: float = self.config.gamma
-        if self.config.rescale == "encoder":
-            return gamma * lengthened(combined, plain)
-        pieces = zip(torch.split(combined, sizes), torch.split(plain, sizes), strict=True)
-        return gamma * torch.cat([lengthened(n, whole) for n, whole in pieces])
+        combined = of_fused.mul_(2 * weight).add_(of_own.mul_(2 * (1 - weight)))
+        over = [len(combined)] if self.config.rescale == "encoder" else sizes
+        for n, whole in zip(torch.split(combined, over), torch.split(plain, over), strict=True):
+            lengthen(n, whole)
+        return combined.mul_(self.config.gamma)
 
     def own_logits(self, run: Run, out: Output) -> dict[str, Tensor]:
         return {m: self.heads[m](h) for m, h in out.features.items()}
@@ -120,11 +120,10 @@ def multimodal_weight(of_fused: Tensor, of_own: Tensor) -> Tensor:
     return torch.where(gu > 0, 0.5, minimum)
 
 
-def lengthened(n: Tensor, whole: Tensor) -> Tensor:
-    """Return ``n``, made as long as ``whole`` if it is shorter."""
+def lengthen(n: Tensor, whole: Tensor) -> None:
+    """Make ``n`` as long as ``whole`` if it is shorter."""
     size, wanted = torch.linalg.vector_norm(n), torch.linalg.vector_norm(whole)
-    longer: Tensor = (wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
-    return n * longer
+    n.mul_((wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0))
 
 
 def take_gradient(parameters: list[nn.Parameter]) -> Tensor:

@@ -49,9 +49,12 @@ class OGMGE(GradientModulation):
         )
 
     def edit(self, run: Run, parameters: list[nn.Parameter], factor: Tensor) -> None:
+        if self.config.noise == 0:
+            scale(run, parameters, factor, self.config.scale_where)
+            return
         gradients = [p.grad for p in parameters if p.grad is not None and p.numel() > 1]
         deviations = [self.config.noise * (g.std() + 1e-8) for g in gradients]
         scale(run, parameters, factor, self.config.scale_where)
-        if self.config.noise > 0:
-            for g, deviation in zip(gradients, deviations, strict=True):
-                g.add_(torch.randn(g.shape, generator=run.rng, device=g.device) * deviation)
+        for g, deviation in zip(gradients, deviations, strict=True):
+            noise = torch.randn(g.shape, generator=run.rng, device=g.device)
+            g.add_(noise.mul_(deviation))

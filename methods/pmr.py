@@ -115,9 +115,11 @@ class PMR(Method):
         loss: Tensor = functional.cross_entropy(out.logits, batch.y)
         if not self.is_active(run):
             return loss
-        logs = {m: self.class_means(m)(h).log_softmax(dim=1) for m, h in out.features.items()}
-        truth = torch.stack([p.gather(1, batch.y.unsqueeze(1)).squeeze(1) for p in logs.values()])
-        known = self.class_means(run.modalities[0]).seen[batch.y]
+        q = torch.stack([self.class_means(m)(h) for m, h in out.features.items()])
+        seen = self.class_means(run.modalities[0]).seen
+        logs = q.masked_fill(~seen, UNSEEN).log_softmax(dim=2)
+        truth = logs.gather(2, batch.y.view(1, -1, 1).expand(len(q), -1, 1)).squeeze(2)
+        known = seen[batch.y]
         scores = (truth.detach().exp() * known).sum(dim=1)
         coefficients = self.coefficients(scores)
         for m, coefficient in zip(run.modalities, coefficients, strict=True):
@@ -125,7 +127,7 @@ class PMR(Method):
         losses = -torch.where(known, truth, 0.0).sum(dim=1) / known.sum().clamp(min=1)
         loss = loss + self.config.alpha * (coefficients * losses).sum()
         if run.epoch < self.entropy_epochs(run):
-            entropies = torch.stack([-(p.exp() * p).sum(dim=1).mean() for p in logs.values()])
+            entropies = -(logs.exp() * logs).sum(dim=2).mean(dim=1)
             of_lead = (entropies * (scores == scores.max())).sum()
             loss = loss - self.config.entropy_weight * coefficients.max() * of_lead
         return loss
@@ -163,5 +165,4 @@ class Distances(ClassMeans):
     def forward(self, h: Tensor) -> Tensor:
         """Return the negative distances ``(B, C)`` of ``h (B, d)``. Their gradient is zero where a
         feature vector is its prototype."""
-        distances = torch.cdist(h, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
-        return (-distances).masked_fill(~self.seen, UNSEEN)
+        return -torch.cdist(h, self.rows, compute_mode="donot_use_mm_for_euclid_dist")

@@ -46,6 +46,24 @@ WORKLOADS = {
         1.02,
     ),
 }
+"""What the harness is measured on: small steps, in which all that it adds shows."""
+
+TYPICAL = {
+    # Pooled features, as ResNet-50 (2,048), BERT (768) and ResNet-18 (512) give them.
+    "features": Workload(
+        {"picture": vector(2048), "text": vector(768), "sound": vector(512)}, 2000, 128, 1.05
+    ),
+    # The customary batch of 64; 64 x 64 are few pixels, but enough for the weights' share of the
+    # work to be small.
+    "resnet18": Workload(
+        {"picture": picture("image", 3, 64, 64), "sound": picture("spectrogram", 1, 64, 64)},
+        96,
+        64,
+        1.02,
+    ),
+}
+"""What people train, with as few rows as will do: each epoch, also where a fifth of the rows is
+held out, has a full batch and ends with a smaller one."""
 
 
 def now(device: torch.device) -> float:
