@@ -83,6 +83,10 @@ class Meld(ConversationDataset):
 
     def annotate(self, reading: Reading, source: Path) -> Annotated:
         """Take parts, speakers and sentiments from the tables where they lie beside the pickle."""
+        if of_iemocap := [d.name for d in reading.dialogues if d.name.startswith("Ses0")]:
+            raise DataError(
+                f"{reading.path} holds {of_iemocap[0]}, a dialogue of IEMOCAP; use it for iemocap"
+            )
         folder = tables_folder(reading.path.parent, source)
         # Without names, what a pickle says of speakers holds within one dialogue at most.
         nameless = [replace(d, speakers=("",) * len(d.speakers)) for d in reading.dialogues]

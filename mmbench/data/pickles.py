@@ -34,12 +34,10 @@ DAMAGED = (
     KeyError,
     IndexError,
     OverflowError,
-    MemoryError,
     AssertionError,
     SystemError,
 )
-"""What Python raises for bytes that are no pickle, or only the beginning of one. A damaged length
-can ask for more memory than there is."""
+"""What Python raises for bytes that are no pickle, or only the beginning of one."""
 
 
 def load_pickle(path: Path, encoding: Encoding = "latin1") -> object:
@@ -66,6 +64,11 @@ def load_pickle(path: Path, encoding: Encoding = "latin1") -> object:
                 "download the original again; if this is it and you trust it, load it yourself and "
                 "save its contents as numpy arrays and plain values"
             )
+            raise FileError(Problem(str(path), what, mend)) from error
+        except MemoryError as error:
+            # A damaged length can ask for any amount, and a whole file for no less than its size.
+            what = f"is damaged, or takes more memory than there is ({path.stat().st_size:,} bytes)"
+            mend = "use a machine with more memory than that, or download it again"
             raise FileError(Problem(str(path), what, mend)) from error
         except DAMAGED as error:
             what = "is no Python pickle, or is cut or damaged"

@@ -16,7 +16,7 @@ from mmbench.data.conversations.meld_tables import EMOTIONS, plain, read_table
 from mmbench.data.dataset import Splits, Verification
 from mmbench.datasets.iemocap import SIX, Iemocap
 from mmbench.datasets.meld import Meld
-from mmbench.errors import DataError
+from mmbench.errors import DataError, RequestError
 from mmbench.options import validated
 from mmbench.testing.conversations import Conversation, Written
 from mmbench.testing.conversations import iemocap as write_iemocap
@@ -505,6 +505,62 @@ def test_a_feature_folder_is_refused_where_the_pickle_holds_the_features(tmp_pat
     write_meld(tmp_path, "fields")
     with pytest.raises(DataError, match="text_features is not used"):
         dataset(Meld, text_features="bert-UTT").prepare(tmp_path, tmp_path / "cache", quiet)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"test_session": 1}, "option test_session is not used by `mmbench data`"),
+        ({"cache": "there"}, "where --cache FOLDER says where to write"),
+    ],
+)
+def test_preparing_refuses_options_that_it_does_not_read(
+    options: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    source = write_iemocap(tmp_path, "items").pickle
+    with pytest.raises(RequestError, match=complaint):
+        dataset(Iemocap, **options).prepare(source, tmp_path / "cache", quiet)
+    with pytest.raises(RequestError, match=complaint):
+        dataset(Iemocap, **options).verify(source)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_share_of_train_is_refused_where_the_tables_give_validation(tmp_path: Path) -> None:
+    for tables, folder in ((True, "with"), (False, "without")):
+        write_meld(tmp_path / folder, "items", tables=tables)
+        dataset(Meld).prepare(tmp_path / folder, tmp_path / f"{folder} cache", quiet)
+    with pytest.raises(RequestError, match=r"val_fraction is not used .* own validation; leave it"):
+        again(Meld, tmp_path / "with cache", "seven", val_fraction=0.3)
+    tenth = again(Meld, tmp_path / "without cache", "seven")
+    third = again(Meld, tmp_path / "without cache", "seven", val_fraction=0.3)
+    assert len(third.val) > 2 * len(tenth.val)
+
+
+def test_the_file_of_iemocap_is_not_taken_for_melds(tmp_path: Path) -> None:
+    source = write_iemocap(tmp_path, "items").pickle
+    with pytest.raises(DataError, match="a dialogue of IEMOCAP; use it for iemocap"):
+        dataset(Meld).prepare(source, tmp_path / "cache", quiet)
+
+
+def test_a_table_that_is_cut_is_named_rather_than_the_pickle(tmp_path: Path) -> None:
+    write_meld(tmp_path, "items")
+    table = tmp_path / "train_sent_emo.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    last = ",".join(lines[20].split(",")[:-4])  # all that is read of a line is there
+    table.write_text("\n".join([*lines[:20], last]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"train_sent_emo\.csv: is cut: line 21, the last, ends"):
+        dataset(Meld).prepare(tmp_path, tmp_path / "cache", quiet)
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=f"{tmp_path} cannot be read; check its permissions"):
+        dataset(Iemocap).prepare(tmp_path, tmp_path / "cache", quiet)
 
 
 def test_a_folder_with_several_pickles_asks_which(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """CMU-MOSI and CMU-MOSEI: from pickles as they are handed around to splits."""
 
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -301,6 +303,10 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 100)
 
 
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
 def other_rows(path: Path) -> None:
     path.write_text(path.read_text().replace("train_vid00", "train_vid99"))
 
@@ -313,7 +319,8 @@ def other_schema(path: Path) -> None:
     ("file", "harm", "complaint"),
     [
         ("train-audio.npy", cut, "are damaged"),
-        ("val-text.npy", Path.unlink, "are damaged"),
+        ("val-text.npy", Path.unlink, "are damaged .val-text.npy is missing or cut"),
+        ("val-text.npy", empty, "are damaged .val-text.npy is missing or cut"),
         ("rows.csv", other_rows, "rows.csv has changed"),
         ("manifest.json", cut, "are damaged"),
         ("manifest.json", other_schema, "is of another version of mmbench"),
@@ -501,6 +508,64 @@ def test_a_full_disk_is_said_beforehand(
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1))
     with pytest.raises(DataError, match=r"GB are to be written and 0\.0 GB are free"):
         mosei().prepare(source, tmp_path / "new", quiet)
+
+
+def test_two_that_prepare_at_once_do_not_spoil_each_other(source: Path, cache: Path) -> None:
+    folder = cache / Path(MULT).stem
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    held_by_another = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="is being written by another `mmbench data prepare`"):
+            mosei().prepare(source, cache, quiet)
+    finally:
+        os.close(held_by_another)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    mosei().prepare(source, cache, quiet)
+
+
+def test_a_place_that_is_no_folder_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match=r"cannot write .*file/mosei.*--cache or MMBENCH_CACHE"):
+        mosei().prepare(source, tmp_path / "file", quiet)
+
+
+def test_files_that_may_not_be_read_are_named(
+    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match=r"mosei_senti_data\.pkl cannot be read; check its perm"):
+        mosei().verify(source)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(DataError, match="mosei_senti_data cannot be read; check its permissions"):
+        mosei(cache=str(cache)).load("binary", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"standardise": True}, "option standardise is not used by `mmbench data`"),
+        ({"cache": "there"}, "where --cache FOLDER says where to write"),
+    ],
+)
+def test_preparing_refuses_options_that_it_does_not_read(
+    options: dict[str, Any], complaint: str, source: Path, tmp_path: Path
+) -> None:
+    for call in (
+        lambda: mosei(**options).prepare(source, tmp_path / "new", quiet),
+        lambda: mosei(**options).verify(source),
+    ):
+        with pytest.raises(RequestError, match=complaint):
+            call()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_asked_for_is_part_of_the_command(cache: Path) -> None:
+    with pytest.raises(DataError, match=r"--source DIR -d file=aligned_50\.pkl"):
+        mosei(cache=str(cache), file="aligned_50.pkl").load("binary", 0)
 
 
 # -- all the way ----------------------------------------------------------------------------------

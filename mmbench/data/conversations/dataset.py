@@ -41,8 +41,9 @@ from mmbench.data.dataset import (
 from mmbench.data.files import FileError, cache_root
 from mmbench.data.splits import carve
 from mmbench.data.standardise import standardise
-from mmbench.errors import DataError
-from mmbench.options import Options, option
+from mmbench.data.unread import refuse_unread
+from mmbench.errors import DataError, RequestError
+from mmbench.options import Options, option, refuse_unused
 
 
 class ConversationOptions(Options):
@@ -61,7 +62,10 @@ class ConversationOptions(Options):
         True, "give each feature mean 0 and deviation 1, as measured on the training rows"
     )
     val_fraction: float = option(
-        0.1, "share of the training rows that validation gets, by dialogue", gt=0, lt=1
+        0.1,
+        "share of the training rows that validation gets, by dialogue, where the files give none",
+        gt=0,
+        lt=1,
     )
     cache: str | None = option(
         None, "folder of the prepared data; one of the dataset's name in the cache unless given"
@@ -139,6 +143,7 @@ class ConversationDataset(Dataset):
     def prepare(self, source: Path, cache: Path, progress: Progress) -> str:
         """Write all utterances into ``cache``. Raises :class:`DataError` when any of them is
         missing or damaged."""
+        refuse_unread(self.config, [f"{m}_features" for m in MODALITIES])
         path = find_pickle(source)
         reading, utterances = self._gathered(path, source, progress)
         if faults := reading.findings.faults:
@@ -160,6 +165,7 @@ class ConversationDataset(Dataset):
     def verify(self, source: Path) -> Verification:
         """Read everything; count dialogues, utterances and classes against what is published, and
         name all that is wrong."""
+        refuse_unread(self.config, [f"{m}_features" for m in MODALITIES])
         path = find_pickle(source)
         try:
             reading, utterances = self._gathered(path, source)
@@ -225,6 +231,8 @@ class ConversationDataset(Dataset):
             key = (seed, self.name(), protocol, "val")
             held = carve(y[train], groups, self.config.val_fraction, *key)
             places |= {"val": train[held], "train": np.delete(train, held)}
+        else:
+            self._require_usual_fraction(protocol)
         inputs: dict[str, dict[str, Rows]] = {part: {} for part in PARTS}
         for m, values in utterances.features.items():
             parts = [values[places[part]] for part in PARTS]
@@ -248,6 +256,17 @@ class ConversationDataset(Dataset):
             task.classes,
             notes=(*utterances.origin.notes, *task.notes, *self._notes(utterances, places)),
         )
+
+    def _require_usual_fraction(self, protocol: str) -> None:
+        """Raise :class:`RequestError` where a share is asked for of a set that is given."""
+        try:
+            refuse_unused(
+                self.config,
+                ["val_fraction"],
+                f"by {self.name()} {protocol} as prepared, which has its own validation",
+            )
+        except ValueError as error:
+            raise RequestError(f"option {error}") from error
 
     def _opened(self) -> Utterances:
         """Return the prepared rows. Raises :class:`DataError` when they are not as asked for."""

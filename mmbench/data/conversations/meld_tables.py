@@ -77,7 +77,11 @@ def read_table(path: Path, part: str) -> list[Scene]:
             header = reader.fieldnames or []
             if absent := [name for name in COLUMNS if name not in header]:
                 raise FileError(Problem(str(path), f"has no column '{absent[0]}'", FROM))
-            lines = [_line(path, reader.line_num, row) for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
+        if rows and None in rows[-1][1].values():
+            what = f"is cut: line {rows[-1][0]}, the last, ends before its last column"
+            raise FileError(Problem(str(path), what, FROM))
+        lines = [_line(path, number, row) for number, row in rows]
     except UnicodeDecodeError as error:
         raise FileError(Problem(str(path), "is not UTF-8 text", FROM)) from error
     except csv.Error as error:

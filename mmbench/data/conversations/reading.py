@@ -59,6 +59,13 @@ class Reading:
 def find_pickle(source: Path) -> Path:
     """Return the pickle that is meant: the file itself, or the only one in a folder or in the
     folders in it. Raises :class:`DataError` for none or several."""
+    try:
+        return _only_pickle(source)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read; check its permissions") from error
+
+
+def _only_pickle(source: Path) -> Path:
     if source.is_file():
         return source
     if not source.is_dir():

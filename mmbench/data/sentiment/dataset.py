@@ -20,6 +20,7 @@ from mmbench.data.sentiment.archives import MODALITIES, SETS, Archive, Form, rea
 from mmbench.data.sentiment.scores import CLASSES, LEFT_OUT, class_numbers
 from mmbench.data.sentiment.sequences import MappedSequences, StandardiseSteps
 from mmbench.data.sentiment.store import Stored, array_file, open_stored, write
+from mmbench.data.unread import refuse_unread
 from mmbench.errors import DataError
 from mmbench.options import Options, option
 
@@ -92,6 +93,7 @@ class SentimentDataset(Dataset):
 
     def prepare(self, source: Path, cache: Path, progress: Progress) -> str:
         """Write the arrays of one file into a folder of its own in ``cache``."""
+        refuse_unread(self.config, ["file"])
         found = self._find(source)
         if len(found) > 1:
             names = " and ".join(path.name for path in found)
@@ -112,6 +114,7 @@ class SentimentDataset(Dataset):
 
     def verify(self, source: Path) -> Verification:
         """Read every known file to its end; count its rows by split and by class."""
+        refuse_unread(self.config, ["file"])
         counts: dict[str, int] = {}
         problems: list[Problem] = []
         usable = True
@@ -126,10 +129,17 @@ class SentimentDataset(Dataset):
                 continue
             counts |= {f"{before}{what}": n for what, n in self._counts(archive).items()}
             problems += self._doubts(archive)
+            del archive  # before the next is read: each takes as much memory as its file is large
         return Verification(counts, tuple(problems), usable)
 
     def _find(self, source: Path) -> list[Path]:
         """Return the known files at a place, or the one that was chosen."""
+        try:
+            return self._found(source)
+        except PermissionError as error:
+            raise DataError(f"{error.filename} cannot be read; check its permissions") from error
+
+    def _found(self, source: Path) -> list[Path]:
         names = [self.config.file] if self.config.file else [*self.files]
         if source.is_file():
             if source.name not in names:
@@ -203,7 +213,10 @@ class SentimentDataset(Dataset):
     def load(self, protocol: str, seed: int) -> Splits:
         """Return the sets as they were published; the seed draws nothing."""
         self.check_protocol(protocol)
-        stored = self._opened()
+        try:
+            stored = self._opened()
+        except PermissionError as error:
+            raise DataError(f"{error.filename} cannot be read; check its permissions") from error
         numbers = {s: class_numbers(stored.scores[s], protocol) for s in SPLITS}
         train, val, test = (self._split(stored, s, numbers[s]) for s in SPLITS)
         shapes = stored.manifest.shapes
@@ -242,7 +255,8 @@ class SentimentDataset(Dataset):
         root = Path(chosen).expanduser() if chosen else cache_root() / self.name()
         stems = {Path(name).stem: name for name in self.files}
         if self.config.file:
-            return open_stored(self.name(), root / Path(self.config.file).stem)
+            file = self.config.file
+            return open_stored(self.name(), root / Path(file).stem, file)
         begun = [stem for stem in stems if (root / stem).is_dir()]
         prepared = [stem for stem in begun if (root / stem / "manifest.json").is_file()]
         if len(prepared) > 1:

@@ -7,9 +7,13 @@ leaves behind does not pass for whole.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,13 +89,48 @@ def array_file(folder: Path, split: str, modality: str) -> Path:
 def write(archive: Archive, dataset: str, folder: Path, progress: Progress) -> Manifest:
     """Write what a pickle holds into a folder. Its arrays are let go one by one.
 
-    Raises :class:`DataError` when the place cannot be written, or has not the room.
+    Raises :class:`DataError` when the place cannot be written, has not the room, or is being
+    written by another process.
     """
-    shapes = {m: [*shape] for m, shape in archive.shapes.items()}
     _require_room(archive, folder)
-    (folder / "manifest.json").unlink(missing_ok=True)
-    for leftover in folder.glob(".partial-*"):
-        leftover.unlink()  # of a run that was killed
+    with _only_writer(folder):
+        return _write(archive, dataset, folder, progress)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, with nothing in it that passes for whole."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / "manifest.json").unlink(missing_ok=True)
+            for leftover in folder.glob(".partial-*"):
+                leftover.unlink()  # of a run that was killed
+        except BlockingIOError as error:
+            raise DataError(
+                f"{folder} is being written by another `mmbench data prepare`; wait for it"
+            ) from error
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        yield
+    finally:
+        os.close(held)
+
+
+def _cannot_write(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot write {folder}: {error.strerror}; choose a folder you can write to (--cache or "
+        "MMBENCH_CACHE)"
+    )
+
+
+def _write(archive: Archive, dataset: str, folder: Path, progress: Progress) -> Manifest:
+    shapes = {m: [*shape] for m, shape in archive.shapes.items()}
     replaced = dict.fromkeys(MODALITIES, 0)
     hashes: dict[str, str] = {}
     moments: dict[str, Moments] = {}
@@ -129,10 +168,12 @@ def write(archive: Archive, dataset: str, folder: Path, progress: Progress) -> M
     return manifest
 
 
-def open_stored(dataset: str, folder: Path) -> Stored:
+def open_stored(dataset: str, folder: Path, file: str | None = None) -> Stored:
     """Return a prepared pickle. Raises :class:`DataError` when it is missing, unfinished, damaged,
-    or of another dataset or version."""
-    mend = f"run `mmbench data prepare {dataset} --source DIR`"
+    or of another dataset or version; ``file``, where one was asked for, is part of the mend. Errors
+    of permission pass through."""
+    chosen = f" -d file={file}" if file else ""
+    mend = f"run `mmbench data prepare {dataset} --source DIR{chosen}`"
     path = folder / "manifest.json"
     if not path.is_file():
         state = "only in part" if folder.is_dir() else "not"
@@ -151,6 +192,8 @@ def open_stored(dataset: str, folder: Path) -> Stored:
             for m in MODALITIES:
                 _require_whole(folder, split, m, manifest)
         rows = _read_rows(folder / "rows.csv")
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the prepared data in {folder} are damaged ({error}); {mend}") from error
     return Stored(folder, manifest, *rows)
@@ -159,7 +202,12 @@ def open_stored(dataset: str, folder: Path) -> Stored:
 def _require_whole(folder: Path, split: str, m: str, manifest: Manifest) -> None:
     """Raise ValueError when an array is cut or is another one."""
     path = array_file(folder, split, m)
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except PermissionError:
+        raise
+    except (OSError, ValueError, EOFError) as error:  # numpy's EOFError is of an empty file
+        raise ValueError(f"{path.name} is missing or cut") from error
     shape = (manifest.rows[split], *manifest.shapes[m])
     if values.shape != shape or values.dtype != np.dtype("<f4"):
         raise ValueError(f"{path.name} is {values.dtype} {values.shape}, not float32 {shape}")
