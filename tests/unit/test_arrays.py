@@ -10,10 +10,12 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from mmbench.data.dataset import Rows, Split, Splits
+from mmbench.data.media.dataset import MediaDataset
 from mmbench.datasets.arrays import Arrays
-from mmbench.errors import RequestError
+from mmbench.errors import DataError, RequestError
 from mmbench.options import validated
 from mmbench.registry import load_dataset
+from mmbench.testing.clips import write_video
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-dataset.md"
 
@@ -571,6 +573,31 @@ def test_the_documented_dataset_file_loads(documented: Path) -> None:
     assert [len(part) for part in splits.named().values()] == [400, 100, 100]
     with pytest.raises(RequestError, match="option 'noise'"):
         validated(loaded.Config, {"noise": -1}, "two_moons")
+
+
+def test_the_documented_dataset_of_clips_prepares_and_loads(
+    documented: Path, tmp_path: Path
+) -> None:
+    loaded = load_dataset(str(documented / "greetings.py"))
+    assert issubclass(loaded, MediaDataset)
+    dataset = loaded(validated(loaded.Config, {"cache": str(tmp_path / "cache")}, "greetings"))
+    with pytest.raises(DataError, match=r"holds no <class>/<person>-<number>\.mp4"):
+        dataset.listing(tmp_path)
+    for label in ("bow", "wave"):
+        for person in ("anna", "dora", "emil", "finn"):
+            path = tmp_path / "clips" / label / f"{person}-1.mp4"
+            sound = RNG.integers(-9000, 9000, 8000).astype(np.int16)
+            write_video(path, np.zeros((5, 32, 32, 3), dtype=np.uint8), 10, sound, 16_000)
+    assert dataset.verify(tmp_path / "clips", workers=1).usable
+    dataset.prepare(tmp_path / "clips", tmp_path / "cache", lambda *step: None, workers=1)
+    splits = dataset.load("person", seed=0)
+    splits.check("greetings")
+    assert splits.classes == ("bow", "wave")
+    assert splits.test.ids.tolist() == ["bow/anna-1", "wave/anna-1"]
+    assert splits.modalities.keys() == {"audio", "visual"}
+    assert splits.train.groups is not None
+    assert splits.val.groups is not None
+    assert {*splits.train.groups} | {*splits.val.groups} == {"dora", "emil", "finn"}
 
 
 def test_every_field_is_documented() -> None:

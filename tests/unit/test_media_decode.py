@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 from scipy.io import wavfile
 
 from mmbench.data.files import FileError
@@ -157,6 +158,42 @@ def test_a_cut_file_is_refused(
             faults.append(error.problem.what)
     assert faults
     assert all("cut" in what for what in faults)
+
+
+FORMS = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4"}
+"""Codecs by the ending of the file."""
+
+
+def write_picture_first(path: Path, count: int, **options: str) -> None:
+    """Write so many frames, and tables before them where the form allows: what most downloads
+    are."""
+    options = {"movflags": "faststart", **options} if path.suffix in (".mp4", ".mov") else options
+    with av.open(str(path), "w", options=options) as container:
+        video = container.add_stream(FORMS[path.suffix[1:]], rate=10)
+        assert isinstance(video, VideoStream)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for shown in grey(count):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(video.encode())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_cut_anywhere_in_its_frames_is_refused(form: str, tmp_path: Path) -> None:
+    whole, cut = tmp_path / f"whole.{form}", tmp_path / f"cut.{form}"
+    write_picture_first(whole, 12)
+    assert len(timestamps(whole)) == 12
+    with av.open(str(whole)) as container:
+        places = [p.pos for p in container.demux(video=0) if p.pos is not None and p.size]
+    for place in places[1:]:  # between two frames, where each decodes
+        cut.write_bytes(whole.read_bytes()[:place])
+        with pytest.raises(FileError, match="is cut"):
+            timestamps(cut)
+
+
+def test_a_file_that_does_not_say_how_long_it_is_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "stream.mkv"
+    write_picture_first(path, 12, live="1")
+    assert len(timestamps(path)) == 12
 
 
 def test_a_cut_wav_is_refused(tmp_path: Path) -> None:

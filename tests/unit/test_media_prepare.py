@@ -19,6 +19,7 @@ from scipy.io import wavfile
 from mmbench.data.media import prepare as preparing
 from mmbench.data.media import shards
 from mmbench.data.media.cache import open_cache
+from mmbench.data.media.clips import decode_clip
 from mmbench.data.media.decode import audio, frames
 from mmbench.data.media.manifest import Clip, Manifest, Shard
 from mmbench.data.media.prepare import prepare
@@ -151,6 +152,7 @@ def test_a_second_call_decodes_nothing(
     make(source, tmp_path)
     before = snapshot(tmp_path)
     monkeypatch.setattr(preparing, "write_shard", None)
+    monkeypatch.setattr(preparing, "decode_clip", None)
     make(source, tmp_path)
     assert snapshot(tmp_path) == before
 
@@ -165,6 +167,31 @@ def test_the_size_is_said_before_anything_is_written(source: Path, tmp_path: Pat
     size = sum(row.frame_bytes + 2 * row.samples for row in manifest.rows)
     assert said[0] == (0, f"clips, about {size / 1e6:.1f} MB", 0)
     assert said[-1][0] == COUNT
+
+
+@pytest.mark.parametrize(("count", "tried"), [(10, 1), (128, 2), (129, 3), (20_000, 8)])
+def test_few_clips_are_decoded_to_say_the_size(
+    count: int, tried: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def counted(clip: Clip, *rest: Any) -> Any:
+        decoded.append(clip.id)
+        return decode_clip(clip, *rest)
+
+    monkeypatch.setattr(preparing, "decode_clip", counted)
+    monkeypatch.setattr(preparing, "in_processes", lambda *rest: iter(()))
+    clips = [replace(listed()[i % COUNT], id=f"clip{i:05d}") for i in range(count)]
+    make(source, tmp_path, clips)
+    assert len(decoded) == tried
+    assert len({int(name[4:]) * tried // count for name in decoded}) == tried  # spread over all
+
+
+def test_the_size_is_said_although_the_first_clip_is_damaged(copy: Path, tmp_path: Path) -> None:
+    replace_file(copy / "clip00.flv", b"no clip at all")
+    said: list[str] = []
+    make(copy, tmp_path, allow_missing=True, progress=lambda *step: said.append(step[2]))
+    assert "about 0.0 MB" not in said[0]
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -302,7 +329,7 @@ def test_a_disk_too_small_is_said_at_once_and_a_full_one_by_one_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: Usage)
-        with pytest.raises(DataError, match=r"are to be written and 0\.0 GB are free; free some"):
+        with pytest.raises(DataError, match=r"be written and about 0\.0 MB are free; free some"):
             make(source, tmp_path / "small")
     assert not list((tmp_path / "small").glob("shards/*"))
 

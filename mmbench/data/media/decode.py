@@ -11,13 +11,14 @@ from __future__ import annotations
 import mmap
 import wave
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from io import SEEK_CUR
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import av
 import numpy as np
@@ -36,6 +37,10 @@ REORDERED = 4
 AGAIN = "download it again"
 FLV_KINDS = (8, 9, 18)
 """Of pieces of an FLV file: sound, picture, data."""
+MP4_KINDS = (b"moov", b"mdat", b"moof")
+"""Of the boxes of an MP4 file: tables, content, tables of a part."""
+MATROSKA_KINDS = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
+"""Of the two elements of an MKV or WebM file: its header, and all the rest."""
 ROUNDING = 1e-6
 """Seconds by which sums of times are off at most: no frame is that short."""
 Shown = TypeVar("Shown")
@@ -248,10 +253,17 @@ def _require_decoder(path: Path, stream: AudioStream | VideoStream) -> None:
 
 def _require_whole(path: Path) -> None:
     """Refuse a file that ends early in a way that FFmpeg takes for its end."""
-    if path.suffix.lower() == ".wav":
-        _require_whole_wav(path)
-    elif path.suffix.lower() == ".flv":
-        _require_whole_flv(path)
+    match path.suffix.lower():
+        case ".wav":
+            _require_whole_wav(path)
+        case ".flv":
+            _require_whole_flv(path)
+        case ".mp4" | ".m4v" | ".mov":
+            _require_content(path, _mp4_content_end)
+        case ".mkv" | ".webm":
+            _require_content(path, _matroska_content_end)
+        case ".avi":
+            _require_content(path, _avi_content_end)
 
 
 def _require_whole_flv(path: Path) -> None:
@@ -298,6 +310,67 @@ def _require_whole_wav(path: Path) -> None:
             place += size + size % 2  # chunks start at even places
             file.seek(place)
     raise _fault(path, "is cut: its header ends before the sound", AGAIN)
+
+
+def _require_content(path: Path, ends: Callable[[BinaryIO, int], int]) -> None:
+    """Refuse a file that is shorter than its header says that its content reaches. FFmpeg shows the
+    frames that are there, where the tables of a file stand before its content."""
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        needed = ends(file, total)
+    if needed > total:
+        raise _fault(path, f"is cut: {total} of {needed} bytes are there", AGAIN)
+
+
+def _mp4_content_end(file: BinaryIO, total: int) -> int:
+    """Return the byte at which tables and content of an MP4 file end; 0 where it does not say. A
+    box has four bytes of size, four of kind, and eight of size where the first four are 1
+    (ISO/IEC 14496-12, 4.2)."""
+    place = end = 0
+    while place + 8 <= total:
+        file.seek(place)
+        head = file.read(16)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size < 8:
+            return end
+        place += size
+        if kind in MP4_KINDS:
+            end = place
+    return end
+
+
+def _matroska_content_end(file: BinaryIO, total: int) -> int:
+    """Return the byte at which the segment of an MKV or WebM file ends; 0 where it does not say, as
+    in one written as a stream (RFC 8794, 4 to 6)."""
+    for kind in MATROSKA_KINDS:
+        if file.read(4) != kind:
+            return 0
+        first = file.read(1) or b"\0"
+        length = 9 - first[0].bit_length()
+        ones = (1 << 7 * length) - 1
+        size = int.from_bytes(first + file.read(length - 1), "big") & ones
+        if first == b"\0" or size == ones:
+            return 0
+        end = file.seek(size, SEEK_CUR)
+    return end
+
+
+def _avi_content_end(file: BinaryIO, total: int) -> int:
+    """Return the byte at which the frames of an AVI file end; 0 where it does not say. A chunk
+    has four bytes of kind, four of size, the content, and starts at an even place (Microsoft, AVI
+    RIFF file reference)."""
+    head = file.read(12)
+    place = 12 if head[:4] == b"RIFF" and head[8:] == b"AVI " else total
+    while place + 12 <= total:
+        file.seek(place)
+        head = file.read(12)
+        size = int.from_bytes(head[4:8], "little")
+        if head[:4] == b"LIST" and head[8:] == b"movi":
+            return 0 if size in (0, 0xFFFFFFFF) else place + 8 + size
+        place += 8 + size + size % 2
+    return 0
 
 
 def _fault(path: Path, what: str, mend: str) -> FileError:

@@ -39,6 +39,9 @@ TRIED = 8
 """Clips decoded to say beforehand how large the cache will be."""
 STILLS_TRIED = 64
 """The same of still pictures, which are quicker and of many shapes."""
+ONE_OF = 64
+"""Of so many clips one at most is decoded beforehand, so that a small corpus takes little longer.
+Where none of those can be decoded, so many of the first are tried for one that can."""
 
 
 def prepare(
@@ -73,7 +76,7 @@ def prepare(
         shards = {job.number: shard for job in all_jobs if (shard := finished(job)) is not None}
         missing = [job for job in all_jobs if job.number not in shards]
         done = sum(len(all_jobs[number].clips) for number in shards)
-        size = _said_size(_expected_bytes(ordered, missing, source, recipe, cache))
+        size = _said_size(_expected_bytes(list(shards.values()), missing, source, recipe, cache))
         what = f"{recipe.clips_are}, {size}"
         progress(done, len(ordered), what)
         for place, shard in in_processes(write_shard, missing, workers):
@@ -173,36 +176,44 @@ def _require_same_plan(path: Path, plan: Mapping[str, object], recipe: MediaReci
 
 
 def _expected_bytes(
-    clips: Sequence[Clip], missing: Sequence[Job], source: Path, recipe: MediaRecipe, cache: Path
+    done: Sequence[Shard], missing: Sequence[Job], source: Path, recipe: MediaRecipe, cache: Path
 ) -> int:
-    """Return about how many bytes the whole cache will take, by decoding a few of its clips.
+    """Return about how many bytes the whole cache will take, by decoding a few of the clips that
+    are still to be written: none where all are.
 
-    Raises :class:`DataError` when those that are still to be written do not fit on the disk.
+    Raises :class:`DataError` when they do not fit on the disk.
     """
-    sizes: list[int] = []
-    there = [clip for clip in clips if size_of(source, (clip.video,)) >= 0]
-    tried = STILLS_TRIED if recipe.is_of_stills else TRIED
-    for clip in there[:: max(1, len(there) // tried)][:tried]:
-        try:
-            decoded = decode_clip(clip, source, recipe)
-        except FileError:
-            continue
-        sizes.append(decoded.kept_bytes)
-    if not sizes:
-        return 0
-    mean = sum(sizes) / len(sizes)
-    to_write = len({clip.id for job in missing for clip in job.clips} & {c.id for c in there})
+    kept = sum(sum(row.kept_bytes.values()) for shard in done for row in shard.rows)
+    to_write = [
+        clip for job in missing for clip in job.clips if size_of(source, (clip.video,)) >= 0
+    ]
+    rest = round(len(to_write) * _mean_bytes(to_write, source, recipe))
     free = shutil.disk_usage(cache).free
-    if to_write * mean > free:
+    if rest > free:
         smaller = "fewer or smaller frames (-d fps=..., -d short_side=...)"
         if recipe.is_of_stills:
             smaller = "smaller pictures (-d short_side=...)"
         raise DataError(
-            f"{cache}: {_said_size(round(to_write * mean))} are to be written and "
-            f"{free / 1e9:.1f} GB are free; free some, or write elsewhere (--cache or "
-            f"MMBENCH_CACHE), or keep {smaller}"
+            f"{cache}: {_said_size(rest)} are to be written and {_said_size(free)} are free; free "
+            f"some, or write elsewhere (--cache or MMBENCH_CACHE), or keep {smaller}"
         )
-    return round(len(there) * mean)
+    return kept + rest
+
+
+def _mean_bytes(clips: Sequence[Clip], source: Path, recipe: MediaRecipe) -> float:
+    """Return what a clip takes in the cache on average, by a few spread over all; 0 where none of
+    those that are tried can be decoded."""
+    tried = STILLS_TRIED if recipe.is_of_stills else TRIED
+    spread = clips[:: max(ONE_OF, len(clips) // tried)][:tried]
+    sizes: list[int] = []
+    for number, clip in enumerate((*spread, *clips[1:ONE_OF])):
+        if sizes and number >= len(spread):
+            break
+        try:
+            sizes.append(decode_clip(clip, source, recipe).kept_bytes)
+        except FileError:
+            continue
+    return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def _said_size(size: int) -> str:
