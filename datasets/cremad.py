@@ -94,6 +94,7 @@ class CremaD(MediaDataset):
     )
     kept = MediaRecipe(fps=2.0, short_side=256, rate=16_000, seconds=5.5)  # the longest lasts 5.0 s
     groups_are = "actors"
+    listed_by = ("lists",)
     pointer_folders = (VIDEO, AUDIO)
     known_damaged = {
         "1076_MTI_NEU_XX": "the FLV is very short and has no sound",

@@ -254,6 +254,8 @@ class Splits:
     """What a table that uses this split has to say, such as actors shared by train and test."""
     truth: dict[str, float] = field(default_factory=dict)
     """Known quantities of generated data: information in nats, Bayes accuracies."""
+    prepared: str = ""
+    """Hash of the files that were prepared, the same for every seed; empty where there are none."""
 
     def named(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}
@@ -271,7 +273,8 @@ class Splits:
         return replace(self, train=joined(self.train, self.val))
 
     def fingerprints(self) -> dict[str, str]:
-        """Return hashes of the split (ids and labels) and of the data (features as loaded)."""
+        """Return hashes of the split (ids and labels), of the data (features as loaded), and of
+        what was prepared, where anything was."""
         split = [
             f"{name}:{digest(*map(str, part.ids))}:{digest(part.y.cpu().numpy().tobytes())}"
             for name, part in self.named().items()
@@ -281,7 +284,8 @@ class Splits:
             for name, part in self.named().items()
             for m, source in sorted(part.inputs.items())
         ]
-        return {"split": digest(*split), "data": digest(*data)}
+        prepared = {"prepared": self.prepared} if self.prepared else {}
+        return {"split": digest(*split), "data": digest(*data)} | prepared
 
     def check(self, dataset: str) -> None:
         """Raise :class:`DataError` unless every method can rely on these splits."""

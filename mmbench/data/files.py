@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import os
@@ -116,6 +117,34 @@ def write_atomically(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder that data are prepared into for this process; what a killed one left half
+    written there is removed.
+
+    Raises :class:`DataError` when another process holds it, or when it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(_cannot_write(folder, error)) from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for leftover in [*folder.glob("*/.partial-*"), *folder.glob(".partial-*")]:
+                leftover.unlink()
+        except BlockingIOError as error:
+            raise DataError(
+                f"{folder} is being written by another `mmbench data prepare`; wait for it"
+            ) from error
+        except OSError as error:
+            raise DataError(_cannot_write(folder, error)) from error
+        yield
+    finally:
+        os.close(held)
 
 
 def _concerns(error: OSError, path: Path, temporary: Path) -> bool:

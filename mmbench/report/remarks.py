@@ -301,7 +301,7 @@ def _about_versions(rows: Sequence[Row]) -> Iterable[str]:
         if len(files) > 1:
             yield (
                 f"{row.label}: its seeds were run with different versions of a method or dataset "
-                "file; run them again."
+                "file, or of prepared data; run them again."
             )
 
 

@@ -9,7 +9,7 @@ import pytest
 from mmbench.data.class_names import AVE
 from mmbench.data.dataset import Splits
 from mmbench.datasets.ave import OFFICIAL, Ave, read_events
-from mmbench.errors import DataError
+from mmbench.errors import DataError, RequestError
 from mmbench.options import validated
 from mmbench.testing.clips import Look
 from mmbench.testing.corpora import Signal, ave
@@ -179,12 +179,35 @@ def test_carved_validation_comes_from_train_and_leaves_the_list_out(cache: Path)
 
 
 def test_a_shorter_longest_part_is_kept_and_asked_for(corpus: Path, tmp_path: Path) -> None:
-    short = dataset(short_side=32, seconds=0.5, cache=str(tmp_path), front_end="log_mel", size=32)
-    short.prepare(corpus, tmp_path, quiet, workers=1)
+    dataset(short_side=32, seconds=0.5).prepare(corpus, tmp_path, quiet, workers=1)
+    short = dataset(seconds=0.5, cache=str(tmp_path), front_end="log_mel", size=32)
     assert short.load("official", 0).modalities["audio"].shape == (1, 64, 1 + 8000 // 160)
     other = dataset(seconds=1.5, cache=str(tmp_path))
     with pytest.raises(DataError, match=r"is prepared with seconds=0\.5 in .*, not 1\.5"):
         other.load("official", 0)
+
+
+@pytest.mark.parametrize("option", [{"front_end": "log_mel"}, {"frames": 1}, {"cache": "other"}])
+def test_options_that_preparing_does_not_read_are_refused(
+    option: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    (name,) = option
+    for work in (
+        lambda: dataset(**option).prepare(corpus, tmp_path, quiet, workers=1),
+        lambda: dataset(**option).verify(corpus, workers=1),
+    ):
+        with pytest.raises(RequestError, match=f"option {name} is not used by `mmbench data`"):
+            work()
+
+
+def test_what_was_prepared_has_one_fingerprint_for_all_seeds(cache: Path) -> None:
+    options = {"cache": str(cache), "frames": 2, "size": 32, "validation": "carved"}
+    first, second = (
+        dataset(val_fraction=0.2, **options).load("official", seed).fingerprints()
+        for seed in (0, 1)
+    )
+    assert first["split"] != second["split"]
+    assert first["prepared"] == second["prepared"] != ""
 
 
 def test_verify_names_a_video_of_two_events_once(corpus: Path) -> None:

@@ -340,8 +340,8 @@ def test_a_protocol_without_its_lists_says_so_and_the_others_run(
     copy: Path, tmp_path: Path
 ) -> None:
     (copy / "ucfTrainTestlist" / "testlist02.txt").unlink()
+    dataset(fps=5).prepare(copy, tmp_path / "cache", quiet, workers=1)
     data = dataset(cache=str(tmp_path / "cache"), fps=5)
-    data.prepare(copy, tmp_path / "cache", quiet, workers=1)
     assert len(data.load("split1", 0).test) == 5
     with pytest.raises(DataError, match=r"protocol 'split2' of ucf101 needs testlist02\.txt"):
         data.load("split2", 0)
@@ -369,8 +369,8 @@ def test_a_group_in_train_and_test_is_said_of_every_result(copy: Path, tmp_path:
         (folder / "v_YoYo_g01_c01").rename(folder / "v_YoYo_g02_c02")
     for path in (copy / "ucfTrainTestlist").glob("*list0*.txt"):
         replace_file(path, moved)
+    dataset(fps=5).prepare(copy, tmp_path / "cache", quiet, workers=1)
     data = dataset(cache=str(tmp_path / "cache"), fps=5)
-    data.prepare(copy, tmp_path / "cache", quiet, workers=1)
     notes = data.load("split1", 0).notes
     assert "1 of the 5 groups of test are in train or validation" in notes
 

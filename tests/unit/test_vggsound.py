@@ -363,7 +363,7 @@ def test_other_sampling_rates_and_clips_without_sound_are_named_once(tmp_path: P
     said = dataset(**options).prepare(tmp_path, tmp_path / "cache", quiet, workers=1)
     assert "1 left out, the first: " in said
     assert said.count("has no sound stream") == 1
-    assert said.count("1 clips resampled from 44100 to 16000 Hz") == 1
+    assert said.count("1 clip resampled from 44100 to 16000 Hz") == 1
 
 
 def test_files_as_downloaded_become_a_result_by_the_commands_alone(

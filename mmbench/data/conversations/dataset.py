@@ -255,6 +255,7 @@ class ConversationDataset(Dataset):
             {m: Modality("vector", (x.shape[1],)) for m, x in utterances.features.items()},
             task.classes,
             notes=(*utterances.origin.notes, *task.notes, *self._notes(utterances, places)),
+            prepared=utterances.fingerprint(),
         )
 
     def _require_usual_fraction(self, protocol: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from mmbench.data.conversations.layouts import MODALITIES, PARTS, Dialogue, Layout
 from mmbench.data.files import FileError, require_sound, write_atomically
 from mmbench.errors import DataError
+from mmbench.hashing import digest
 
 SCHEMA = 1
 """Of the file; another is refused."""
@@ -56,6 +57,14 @@ class Utterances:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all rows, whatever files they were read from."""
+        words = [self.ids, self.dialogues, self.parts, *self.labels.values()]
+        return digest(
+            *(m.encode() + features.tobytes() for m, features in self.features.items()),
+            *("\n".join(values.tolist()) for values in words),
+        )
 
 
 def joined(dialogues: Sequence[Dialogue], origin: Origin) -> Utterances:

@@ -46,6 +46,7 @@ from mmbench.data.media.prepare import prepare
 from mmbench.data.media.sources import FrameSource, WaveSource
 from mmbench.data.media.verify import judged
 from mmbench.data.splits import carve
+from mmbench.data.unread import refuse_unread
 from mmbench.errors import DataError
 from mmbench.options import Options, option
 
@@ -170,6 +171,8 @@ class ClipDataset(DecodedDataset):
     config: PictureOptions
     kept: ClassVar[MediaRecipe]
     """How clips are kept unless options say otherwise."""
+    listed_by: ClassVar[tuple[str, ...]] = ()
+    """Options that ``listing`` reads."""
     groups_are: ClassVar[str | None] = None
     """The word for groups, such as ``actors``; None where there are none."""
     known_damaged: ClassVar[Mapping[str, str]] = {}
@@ -224,6 +227,10 @@ class ClipDataset(DecodedDataset):
         """Return how clips are to be kept."""
         return replace(self.kept, **self._asked())
 
+    def _read_of_files(self) -> tuple[str, ...]:
+        """Return the options that verifying and preparing read."""
+        return (*KEPT_AS, "allow_missing", *self.listed_by)
+
     def _asked(self) -> dict[str, Any]:
         """Return the options given that say how clips are to be kept."""
         options = {name: getattr(self.config, name, None) for name in KEPT_AS}
@@ -236,6 +243,7 @@ class ClipDataset(DecodedDataset):
 
         See :func:`mmbench.data.media.prepare.prepare`.
         """
+        refuse_unread(self.config, self._read_of_files())
         listing = self.listing(source)
         manifest = prepare(
             self.name(),
@@ -255,7 +263,10 @@ class ClipDataset(DecodedDataset):
         said = [f"{clips}{counted}, {size / 1e6:.1f} MB in {cache}"]
         if manifest.left_out:
             first = manifest.left_out[0]
-            said.append(f"{len(manifest.left_out)} left out, the first: {first.path} {first.what}")
+            said.append(
+                f"{len(manifest.left_out)} left out, the first: {first.path} {first.what}, "
+                f"{first.mend}; `mmbench data verify` names all"
+            )
         return "; ".join((*said, *_quality_notes(manifest)))
 
     def verify(
@@ -263,6 +274,7 @@ class ClipDataset(DecodedDataset):
     ) -> Verification:
         """Decode every clip to its end; count sound ones by class and by split of each protocol
         against what is expected, and name all that is wrong."""
+        refuse_unread(self.config, self._read_of_files())
         listing = self.listing(source)
         known = self._pointers(listing.source)
         found = judged(listing.clips, listing.source, self.media_recipe(), known, progress, workers)
@@ -270,7 +282,9 @@ class ClipDataset(DecodedDataset):
         counts = {f"{self.kept.clips_are} (of {len(listing.clips)})": len(sound)}
         expected = Counter(clip.label for clip in listing.clips)
         held = Counter(clip.label for clip in sound)
-        counts |= {f"{label} (of {expected[label]})": held[label] for label in sorted(expected)}
+        counts |= {
+            f"{label} (of {expected[label]})": held[label] for label in self.classes(listing.clips)
+        }
         counts |= self._split_counts(listing, {clip.id for clip in sound})
         if known:
             counts["files checked against git-LFS pointers"] = len(known)
@@ -371,6 +385,7 @@ class ClipDataset(DecodedDataset):
                 *_quality_notes(manifest),
                 *inputs.notes,
             ),
+            prepared=manifest.fingerprint,
         )
 
     def _leak(self, groups: np.ndarray | None, places: Mapping[str, np.ndarray]) -> list[str]:
@@ -456,4 +471,8 @@ def _quality_notes(manifest: Manifest) -> list[str]:
         f"resampled from {rate} to {manifest.recipe.rate} Hz": count
         for rate, count in sorted(resampled.items())
     }
-    return [f"{count} clips {what}" for what, count in counted.items() if count]
+    return [
+        f"{count} {'clip' if count == 1 else 'clips'} {what}"
+        for what, count in counted.items()
+        if count
+    ]

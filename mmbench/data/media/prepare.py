@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbench.data.files import FileError, file_sha256, write_atomically
+from mmbench.data.files import FileError, file_sha256, only_writer, write_atomically
 from mmbench.data.media.clips import decode_clip
 from mmbench.data.media.manifest import (
     SCHEMA,
@@ -140,23 +138,12 @@ def _only_writer(dataset: str, cache: Path, recipe: MediaRecipe) -> Iterator[Non
     """Hold the cache's folder for this process; refuse one that holds something else."""
     plan = {"schema": SCHEMA, "dataset": dataset, "recipe": asdict(recipe)}
     path = cache / "plan.json"
-    if not path.exists():
-        with write_atomically(path) as temporary:
-            temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    folder = os.open(cache, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{cache} is being written by another `mmbench data prepare`; wait for it"
-            ) from error
+    with only_writer(cache):
+        if not path.exists():
+            with write_atomically(path) as temporary:
+                temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
         _require_same_plan(path, plan, recipe)
-        for leftover in [*cache.glob("*/.partial-*"), *cache.glob(".partial-*")]:
-            leftover.unlink()  # of a run that was killed
         yield
-    finally:
-        os.close(folder)
 
 
 def _require_same_plan(path: Path, plan: Mapping[str, object], recipe: MediaRecipe) -> None:

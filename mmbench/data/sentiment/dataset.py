@@ -22,6 +22,7 @@ from mmbench.data.sentiment.sequences import MappedSequences, StandardiseSteps
 from mmbench.data.sentiment.store import Stored, array_file, open_stored, write
 from mmbench.data.unread import refuse_unread
 from mmbench.errors import DataError
+from mmbench.hashing import digest
 from mmbench.options import Options, option
 
 SPLITS = tuple(SETS.values())
@@ -226,7 +227,9 @@ class SentimentDataset(Dataset):
             *_shared_videos({"train": train, "val": val, "test": test}),
             *_class_notes(protocol, numbers),
         )
-        return Splits(train, val, test, modalities, CLASSES[protocol], notes)
+        sums = stored.manifest.rows_sha256, *stored.manifest.values_sha256.values()
+        classes = CLASSES[protocol]
+        return Splits(train, val, test, modalities, classes, notes, prepared=digest(*sums))
 
     def _split(self, stored: Stored, split: str, numbers: np.ndarray) -> Split:
         manifest = stored.manifest

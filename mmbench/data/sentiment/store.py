@@ -7,20 +7,16 @@ leaves behind does not pass for whole.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmbench.data.files import file_sha256, write_atomically
+from mmbench.data.files import file_sha256, only_writer, write_atomically
 from mmbench.data.sentiment.archives import MODALITIES, SETS, Archive, Form
 from mmbench.errors import DataError
 
@@ -93,40 +89,9 @@ def write(archive: Archive, dataset: str, folder: Path, progress: Progress) -> M
     written by another process.
     """
     _require_room(archive, folder)
-    with _only_writer(folder):
+    with only_writer(folder):
+        (folder / "manifest.json").unlink(missing_ok=True)  # nothing there passes for whole now
         return _write(archive, dataset, folder, progress)
-
-
-@contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, with nothing in it that passes for whole."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (folder / "manifest.json").unlink(missing_ok=True)
-            for leftover in folder.glob(".partial-*"):
-                leftover.unlink()  # of a run that was killed
-        except BlockingIOError as error:
-            raise DataError(
-                f"{folder} is being written by another `mmbench data prepare`; wait for it"
-            ) from error
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
-        yield
-    finally:
-        os.close(held)
-
-
-def _cannot_write(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write {folder}: {error.strerror}; choose a folder you can write to (--cache or "
-        "MMBENCH_CACHE)"
-    )
 
 
 def _write(archive: Archive, dataset: str, folder: Path, progress: Progress) -> Manifest:
