@@ -43,6 +43,7 @@ from mmbench.data.splits import carve, stratified_parts
 from mmbench.data.standardise import standardise
 from mmbench.data.tables import Place, column_names, is_number, read_numbers, read_words
 from mmbench.errors import DataError, RequestError
+from mmbench.hashing import digest
 from mmbench.options import Options, option
 from mmbench.seeds import Key, numpy_stream
 
@@ -84,6 +85,11 @@ class Content:
     groups: np.ndarray | None
     split: np.ndarray | None
     labels: dict[str, dict[str, np.ndarray]]
+
+    def fingerprint(self) -> str:
+        """Return a hash of what is trained on and tested."""
+        values = (m.encode() + x.tobytes() for m, x in sorted(self.values.items()))
+        return digest("\n".join(map(str, self.ids)), self.y.tobytes(), *values)
 
 
 class Arrays(Dataset):
@@ -157,7 +163,15 @@ class Arrays(Dataset):
             for rows, part in zip(inputs, parts, strict=True)
         )
         notes = (*self._credit(), *_shared_groups(content.groups, parts))
-        return Splits(train, val, test, content.modalities, content.classes, notes)
+        return Splits(
+            train,
+            val,
+            test,
+            content.modalities,
+            content.classes,
+            notes,
+            prepared=content.fingerprint(),
+        )
 
     def verify(self, source: Path) -> Verification:
         """Read everything that the YAML file ``source`` names, and draw its default split."""

@@ -49,6 +49,7 @@ from mmbench.data.files import cache_root, file_sha256, write_atomically
 from mmbench.data.frontends import LogMel
 from mmbench.data.transforms import FixedNoise, Spectrogram, as_picture, measure
 from mmbench.errors import DataError
+from mmbench.hashing import digest
 from mmbench.options import Options, option
 
 SCHEMA = 1
@@ -73,6 +74,11 @@ class Cache:
     offsets: np.ndarray
     images: np.ndarray
     """``(N, 28, 28)`` uint8."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that was prepared."""
+        arrays = (self.samples, self.offsets, self.images)
+        return digest(*map(repr, self.pairs), *(array.tobytes() for array in arrays))
 
     def waveforms(self, rows: np.ndarray, length: int) -> np.ndarray:
         """Return recordings ``(N, length)`` int16, cut at the end or followed by zeros."""
@@ -282,6 +288,7 @@ class AVDigits(Dataset):
             kinds,
             DIGITS,
             notes=self._notes(protocol, cache),
+            prepared=cache.fingerprint(),
         )
 
     def _notes(self, protocol: str, cache: Cache) -> tuple[str, ...]:

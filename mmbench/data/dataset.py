@@ -255,7 +255,8 @@ class Splits:
     truth: dict[str, float] = field(default_factory=dict)
     """Known quantities of generated data: information in nats, Bayes accuracies."""
     prepared: str = ""
-    """Hash of the files that were prepared, the same for every seed; empty where there are none."""
+    """Hash of what the user's files hold, whatever is drawn of it by the seed; empty where the user
+    supplies none."""
 
     def named(self) -> dict[str, Split]:
         return {"train": self.train, "val": self.val, "test": self.test}

@@ -601,6 +601,19 @@ def test_the_documented_dataset_of_clips_prepares_and_loads(
     assert {*splits.train.groups} | {*splits.val.groups} == {"dora", "emil", "finn"}
 
 
+def test_other_values_of_the_same_rows_have_another_fingerprint(tmp_path: Path) -> None:
+    prints = []
+    for shift in (0, 0, 1):
+        np.savez(
+            tmp_path / "rows.npz", a=np.arange(60.0).reshape(30, 2) + shift, y=np.arange(30) % 2
+        )
+        (tmp_path / "rows.yaml").write_text("file: rows.npz\nmodalities: {a: a}\nlabel: y\n")
+        loaded = Arrays(Arrays.Config(file=str(tmp_path / "rows.yaml")))
+        prints.append([loaded.load("random", seed).fingerprints()["prepared"] for seed in (0, 1)])
+    assert prints[0][0] == prints[0][1] == prints[1][0]
+    assert prints[2][0] != prints[0][0]
+
+
 def test_every_field_is_documented() -> None:
     from mmbench.data.description import Fractions, ModalityPlace, _Fields
 
