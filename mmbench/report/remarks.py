@@ -54,13 +54,16 @@ def verdict(
     if base is None:
         return (_without_reference(rows, reference, metric),)
     others = [(row, row.difference) for row in rows if row.difference is not None]
+    said = f"{base.label} (test {metric.title} {metric.with_unit(base.value.mean)})"
+    if not others:
+        return (f"Only {said} is here: run other methods to compare.",)
     tested = [(row, d) for row, d in others if d.p is not None]
     found = [(row, d) for row, d in tested if d.verdict != "not distinguishable"]
     open_still = [(row, d) for row, d in tested if d.verdict == "not distinguishable"]
     hopeless = [(row, d) for row, d in tested if not _is_attainable(d)]
     count = (
         f"{len(found)} of {len(others)} rows {'is' if len(found) == 1 else 'are'} distinguishable "
-        f"from {base.label} (test {metric.title} {metric.with_unit(base.value.mean)})"
+        f"from {said}"
     )
     if tested and len(hopeless) == len(tested):
         sentences = [f"{count}: {_too_few(tested)}", *_hints(tested, metric)]

@@ -142,6 +142,13 @@ def test_the_verdict_names_what_is_distinguishable_and_by_how_much(tmp_path: Pat
     assert f"(80 % power), about: same {same.seeds_needed}." in text
 
 
+def test_the_reference_alone_is_said_to_be_alone(tmp_path: Path) -> None:
+    write_setting(tmp_path, "joint", JOINT[:5])
+    assert only(tmp_path).verdict == (
+        "Only joint (test accuracy 80.4 %) is here: run other methods to compare.",
+    )
+
+
 def test_with_few_seeds_it_says_what_cannot_be_said_and_how_many_it_takes(tmp_path: Path) -> None:
     for method, level in (("joint", JOINT), ("good", BETTER), ("same", SAME)):
         write_setting(tmp_path, method, level[:5])
