@@ -24,7 +24,7 @@ single feature vectors: a dialogue of one utterance. G_m then has rank one, so t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -217,10 +217,13 @@ class Ada2I(Method):
 
 def noise_like(gradients: list[Tensor], random: torch.Generator) -> list[Tensor]:
     """Return noise of each tensor's own standard deviation over its elements."""
-    return [
-        torch.randn(g.shape, generator=random, device=g.device, dtype=g.dtype).mul_(g.std() + 1e-8)
-        for g in gradients
-    ]
+    noise = []
+    for g in gradients:
+        centred = g - g.mean()
+        # Several times as fast as g.std().
+        deviation = torch.linalg.vector_norm(centred) / sqrt(g.numel() - 1)
+        noise.append(centred.normal_(generator=random).mul_(deviation + 1e-8))
+    return noise
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,9 @@ class FeatureWeighting(nn.Module):
     """One adaptive weighting of the features. Its maps start with PyTorch's own initial weights:
     the larger customary ones would be multiplied 2 M times."""
 
+    chains: Tensor
+    """The order in which the product for each modality takes the modalities, ``(M, M)``."""
+
     def __init__(
         self,
         widths: Mapping[str, int],
@@ -317,6 +323,9 @@ class FeatureWeighting(nn.Module):
         self.residual = residual
         self.dropout = dropout
         self.normalise = normalise
+        places = range(len(widths))
+        chains = torch.tensor([[i, *(j for j in places if j != i)] for i in places])
+        self.register_buffer("chains", chains, persistent=False)
         self.maps, self.weights, self.estimates = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for m, width in widths.items():
             with default_stream(*key, "feature_weighting", m):
@@ -348,16 +357,13 @@ class FeatureWeighting(nn.Module):
 
     def _interact(self, read: Features) -> dict[str, Tensor]:
         """Return ``w_m (B, width_m)``."""
-        a, b = {}, {}
-        for m, f in read.items():
-            q1, q2, k1, k2 = self.maps[m](f).chunk(4, dim=1)
-            a[m], b[m] = q1 * k1, q2 * k2
-        weights = {}
-        for m in read:
-            chain = [m, *(other for other in read if other != m)]
-            left = a[m]
-            for here, following in pairwise(chain):
-                left = left * (b[here] * a[following]).sum(dim=1, keepdim=True)
-            product = left.unsqueeze(2) * b[chain[-1]].unsqueeze(1)
-            weights[m] = self.weights[m](product.flatten(1))
-        return weights
+        mapped = torch.stack([self.maps[m](f) for m, f in read.items()], dim=1)
+        q1, q2, k1, k2 = mapped.chunk(4, dim=2)
+        a, b = q1 * k1, q2 * k2
+        links = (b @ a.mT)[:, self.chains[:, :-1], self.chains[:, 1:]]
+        left = a
+        for link in links.unbind(dim=2):
+            left = left * link.unsqueeze(2)
+        products = left.unsqueeze(3) * b[:, self.chains[:, -1]].unsqueeze(2)
+        rows = products.flatten(2).unbind(dim=1)
+        return {m: self.weights[m](row) for m, row in zip(read, rows, strict=True)}

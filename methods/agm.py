@@ -13,7 +13,7 @@ H. Li, X. Li, P. Hu, Y. Lei, C. Li, Y. Zhou: Boosting Multi-modal Model Performa
 Gradient Modulation, ICCV 2023. F(N) is computed in training mode and every other F(S) in evaluation
 mode, with gradients, as in the released code. In evaluation mode a modality's features do not
 depend on the other modalities, and those of a zero input are the same in every row: the features of
-the batch and of one row of zeros, each computed once, give F(S) for all S.
+the batch and of one row of zeros, computed in one pass, give F(S) for all S.
 """
 
 from itertools import combinations
@@ -25,6 +25,7 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from mmbench.nets.fusion import Concat, Sum, add
 from mmbench.options import option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
 from mmbench.train.modulation import (
@@ -50,15 +51,16 @@ class AGM(Method):
         summary="scales the gradient of each modality's Shapley share of the logits by how far it "
         "is ahead of its own past",
         acts="in the backward pass, in a window of epochs",
-        cost="3 forwards (one of them of a single row), 1 backward; the fusion for 2^M - 1 sets",
+        cost="2 forwards (one with a row more), 1 backward; the fusion, or for additive ones the "
+        "sum of logits, for 2^M - 1 sets",
         authors="H. Li, X. Li, P. Hu, Y. Lei, C. Li, Y. Zhou",
         venue="ICCV",
         year=2023,
         arxiv="2308.07686",
         departures=(
             "Encoders see the batch and the zero input once each, and only the fusion runs for "
-            "every set of modalities: the same logits and gradients as the released passes of the "
-            "whole network for each set.",
+            "every set of modalities, or where it is additive the sum of its parts: the same "
+            "logits and gradients as the released passes of the whole network for each set.",
             "The zero input of all modalities, which the released code evaluates and does not "
             "use, is left out.",
             "One cap of 10 and one clipping norm of 1 for any number of modalities: the released "
@@ -114,6 +116,10 @@ class AGM(Method):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         sizes = range(1, len(names) + 1)
         self.coalitions = [members for size in sizes for members in combinations(names, size)]
+        self.is_member = {
+            m: torch.tensor([m in members for members in self.coalitions[:-1]], device=run.device)
+            for m in names
+        }
         weights = shapley_weights(names, self.coalitions)
         self.register_buffer("weights", weights, persistent=False)
 
@@ -149,19 +155,19 @@ class AGM(Method):
 
     def mono_modal_logits(self, run: Run, out: Output, batch: Batch) -> Tensor:
         """Return ``phi (M, B, C)``, which sum to the fused logits of ``out``."""
-        zeros = {m: torch.zeros_like(x[:1]) for m, x in batch.inputs.items()}
         was_training = run.network.training
         run.network.eval()
-        seen = run.net(batch).features
-        blank = run.net(Batch(zeros, batch.y[:1], batch.rows[:1])).features
-        values = [
-            run.network.fuse(
-                {m: h if m in coalition else blank[m].expand_as(h) for m, h in seen.items()}
-            ).logits
-            for coalition in self.coalitions[:-1]
-        ]
+        seen = run.net(with_blank_row(batch))
+        # In an additive fusion each modality's part of the logits is the same in all sets.
+        is_additive = isinstance(seen.fusion, Concat | Sum)
+        # For each set what the batch gives inside it, and what the blank row gives outside.
+        chosen = {
+            m: torch.where(self.is_member[m].view(-1, 1, 1), x[:-1], x[-1]).flatten(0, 1)
+            for m, x in (seen.parts if is_additive else seen.features).items()
+        }
+        values = add(chosen) if is_additive else run.network.fuse(chosen).logits
         run.network.train(was_training)
-        stacked = torch.stack([*values, out.logits])
+        stacked = torch.cat([values.view(-1, *out.logits.shape), out.logits.unsqueeze(0)])
         return torch.einsum("ms,sbc->mbc", self.weights.to(stacked.dtype), stacked)
 
     @torch.no_grad()
@@ -190,6 +196,12 @@ class AGM(Method):
         shrunk = (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         factor = torch.where(torch.stack(head).max() > CLIP_ABOVE, shrunk, 1.0)
         torch._foreach_mul_(gradients, factor)
+
+
+def with_blank_row(batch: Batch) -> Batch:
+    """Return the batch with a row of zeros, and of the first row's class, at the end."""
+    inputs = {m: torch.cat([x, torch.zeros_like(x[:1])]) for m, x in batch.inputs.items()}
+    return Batch(inputs, torch.cat([batch.y, batch.y[:1]]), torch.cat([batch.rows, batch.rows[:1]]))
 
 
 def shapley_weights(names: tuple[str, ...], coalitions: list[tuple[str, ...]]) -> Tensor:

@@ -11,13 +11,13 @@ H. Ma, Q. Zhang, C. Zhang, B. Wu, H. Fu, J. T. Zhou, Q. Hu: Calibrating Multimod
 ``z_(S + m) - z_m + b / M`` with the parts ``z_m``.
 """
 
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmbench.nets.probabilities import log_probabilities
 from mmbench.options import option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
 from mmbench.train.run import Run
@@ -68,33 +68,27 @@ class CML(Method):
         )
 
     def loss(self, run: Run, out: Output, batch: Batch) -> Tensor:
-        full: Tensor = functional.cross_entropy(out.logits, batch.y)
         if self.config.weight == 0 and self.config.classify == "full":
-            return full
-        chain = self.chain(run, out)
-        hinges = torch.stack(
-            [self.penalties(larger, smaller, batch.y) for larger, smaller in pairwise(chain)]
-        )
-        penalty = hinges.mean(dim=1).sum()
+            return functional.cross_entropy(out.logits, batch.y)
+        logs = log_probabilities(self.chain(run, out))
+        hinges = self.penalties(logs, batch.y)
+        penalty = hinges.sum() / len(batch.y)
         run.log("penalty", penalty)
         run.log("violations", (hinges > 0).float().mean())
-        loss = full
-        if self.config.classify == "chain":
-            loss = torch.stack([functional.cross_entropy(z, batch.y) for z in chain]).mean()
+        classified = logs if self.config.classify == "chain" else logs[:1]
+        loss = functional.nll_loss(classified, batch.y.expand(len(classified), -1))
         weight: float = self.config.weight
         return loss + weight * penalty
 
-    def chain(self, run: Run, out: Output) -> list[Tensor]:
-        """Return the logits ``(B, C)`` of ``S_0 .. S_(M-1)``."""
-        turn = self.turns(run, len(out.logits))
-        logits = [out.logits]
-        for removed in range(1, len(run.modalities)):
-            left = {
-                m: h * (turn[:, i : i + 1] >= removed)
-                for i, (m, h) in enumerate(out.features.items())
-            }
-            logits.append(run.network.fuse(left).logits)
-        return logits
+    def chain(self, run: Run, out: Output) -> Tensor:
+        """Return the logits ``(M, B, C)`` of ``S_0 .. S_(M-1)``."""
+        removed = torch.arange(1, len(run.modalities), device=run.device).view(-1, 1, 1)
+        is_left = (self.turns(run, len(out.logits)) >= removed).to(out.logits.dtype).unsqueeze(3)
+        left = {
+            m: (h * is_left[:, :, i]).flatten(0, 1) for i, (m, h) in enumerate(out.features.items())
+        }
+        smaller = run.network.fuse(left).logits
+        return torch.cat([out.logits, smaller]).view(-1, *out.logits.shape)
 
     def turns(self, run: Run, size: int) -> Tensor:
         """Return when each sample loses each modality, ``(B, M)``: a random order of 0 .. M - 1 in
@@ -102,14 +96,16 @@ class CML(Method):
         draws = torch.rand(size, len(run.modalities), generator=run.rng, device=run.device)
         return draws.argsort(dim=1)
 
-    def penalties(self, larger: Tensor, smaller: Tensor, y: Tensor) -> Tensor:
-        """Return the hinge of each sample ``(B,)`` from the logits of two sets ``(B, C)``."""
-        of_larger, chosen = larger.softmax(dim=1).max(dim=1)
-        of_smaller, chosen_without = smaller.softmax(dim=1).max(dim=1)
+    def penalties(self, logs: Tensor, y: Tensor) -> Tensor:
+        """Return the hinges ``(M - 1, B)`` from the log-probabilities ``(M, C, B)``."""
+        surest, chosen = logs.max(dim=1)
+        confidence = surest.exp()
+        of_larger, of_smaller = confidence[:-1], confidence[1:]
+        is_wrong = chosen != y
         if self.config.exempt == "release-miwae":
-            both_wrong = (chosen != y) & (chosen_without != y)
+            both_wrong = is_wrong[:-1] & is_wrong[1:]
             of_larger = torch.where(both_wrong, of_larger.detach(), of_larger)
-        hinge = functional.relu(of_smaller - of_larger)
+        hinges = functional.relu(of_smaller - of_larger)
         if self.config.exempt == "none":
-            return hinge
-        return torch.where((chosen != y) & (chosen_without == y), 0.0, hinge)
+            return hinges
+        return torch.where(is_wrong[:-1] & ~is_wrong[1:], 0.0, hinges)

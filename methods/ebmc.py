@@ -258,11 +258,12 @@ class EBMC(EnhanceThenBalance):
     ) -> Tensor:
         """Return ``L_CCE``."""
         read = self.own_logits(run, Output(out.logits, estimates, out.fusion))
-        errors = []
-        for m, estimate in estimates.items():
-            distance = functional.mse_loss(estimate, out.features[m].detach())
-            errors.append(distance + (own[m] - read[m]).abs().mean())
-        return torch.stack(errors).mean()
+        distances = [
+            functional.mse_loss(estimate, out.features[m].detach())
+            for m, estimate in estimates.items()
+        ]
+        of_own, of_read = (torch.stack([*u.values()]) for u in (own, read))
+        return torch.stack(distances).mean() + (of_own - of_read).abs().mean()
 
     # -- record and resume ---------------------------------------------------------------------
 
@@ -280,10 +281,12 @@ def contrast(
     shared: list[Tensor], temperature: float, negatives: Literal["others", "released"]
 ) -> Tensor:
     """Return ``L_inv`` from the modalities' ``z^c (B, D)``."""
-    z = torch.stack([functional.normalize(x, dim=1) for x in shared])
-    alike = functional.cosine_similarity(z, z.mean(dim=0, keepdim=True), dim=2).mean()
+    z = functional.normalize(torch.stack(shared), dim=2)
+    # The mean over m of cos(z_m, mean_l z_l), of unit vectors, is the length of their mean.
+    alike = torch.linalg.vector_norm(z.mean(dim=0), dim=1).mean()
     pairs = [*combinations(z.unbind(), 2)]
-    similarity = torch.stack([a @ b.T for a, b in pairs]).sum(dim=0) / temperature
+    first, second = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
+    similarity = first @ second.T / temperature
     if negatives == "others":
         own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
         similarity = (similarity / len(pairs)).masked_fill(own, -torch.inf)
@@ -294,9 +297,9 @@ def contrast(
 
 def squared_cosines(specific: list[Tensor]) -> Tensor:
     """Return the mean of ``cos(z_m^s, z_l^s)^2`` over samples and pairs of modalities."""
-    pairs = combinations(specific, 2)
-    cosines = [functional.cosine_similarity(a, b, dim=1) for a, b in pairs]
-    return torch.stack(cosines).square().mean()
+    z = functional.normalize(torch.stack(specific), dim=2)
+    first, second = (torch.stack(side) for side in zip(*combinations(z.unbind(), 2), strict=True))
+    return (first * second).sum(dim=2).square().mean()
 
 
 class Disentangled(nn.Module):
@@ -344,8 +347,7 @@ class Complement(nn.Module):
         self, shared: Features, specific: Features, partners: Mapping[str, str]
     ) -> dict[str, Tensor]:
         """Return ``g_m (B, width_m)``."""
-        estimates = {}
-        for m, own in specific.items():
-            both = torch.cat([shared[partners[m]], own], dim=1)
-            estimates[m] = self.last[m](functional.relu(self.hidden(both)))
-        return estimates
+        others = torch.stack([shared[partners[m]] for m in specific])
+        both = torch.cat([others, torch.stack([*specific.values()])], dim=2)
+        hidden = functional.relu(self.hidden(both)).unbind()
+        return {m: self.last[m](x) for m, x in zip(specific, hidden, strict=True)}

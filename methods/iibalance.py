@@ -313,13 +313,13 @@ class RelativeAlignment(nn.Module):
         return (ratio - level).clamp(min=0) / ratio
 
     @torch.no_grad()
-    def update(self, v: dict[str, Tensor], own: dict[str, Tensor], y: Tensor) -> None:
-        """Move the prototypes, and the running losses of the own heads."""
-        for m, prototypes in self.prototypes.items():
-            assert isinstance(prototypes, Prototypes)
-            prototypes.update(v[m].detach(), y)
-        now = torch.stack([functional.cross_entropy(u.detach(), y) for u in own.values()])
-        self.own_losses.lerp_(now, 1 - self.options.momentum)
+    def update(self, plan: Plan, v: dict[str, Tensor], own: dict[str, Tensor], y: Tensor) -> None:
+        """Move what is read of the prototypes and of the running losses of the own heads."""
+        for m in v if self.options.target == "interp" else [plan.anchor]:
+            self._prototypes(m).update(v[m].detach(), y)
+        if self.options.gate == "info":
+            now = torch.stack([functional.cross_entropy(u.detach(), y) for u in own.values()])
+            self.own_losses.lerp_(now, 1 - self.options.momentum)
 
     def nearest(self, out: Output, anchor: str) -> Tensor:
         """Return the probability of the nearest of the anchor's prototypes, ``(B, M)``."""
@@ -536,7 +536,9 @@ class IIBalance(Method):
             losses = {m: functional.cross_entropy(u, batch.y) for m, u in own.items()}
             loss = loss + self.config.unimodal_weight * add(losses)
         if self.alignment is not None:
-            self._projected = self.alignment.project(out)
+            # Without a modality to align, projections only make the prototypes.
+            with torch.set_grad_enabled(bool(self.plan.aligned)):
+                self._projected = self.alignment.project(out)
             if self.plan.aligned:
                 strength = self._strength(run)
                 loss = loss + self.alignment(run, self.plan, strength, self._projected, batch.y)
@@ -553,7 +555,8 @@ class IIBalance(Method):
 
     def modulate(self, run: Run, out: Output, batch: Batch) -> None:
         if self.alignment is not None and not self._estimates_in(run):
-            self.alignment.update(self._projected, self.own_logits(run, out), batch.y)
+            own = self.own_logits(run, out)
+            self.alignment.update(self.plan, self._projected, own, batch.y)
 
     # -- stage 2 -------------------------------------------------------------------------------
 

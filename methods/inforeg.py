@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.errors import unknown_name
+from mmbench.nets.probabilities import log_probabilities, of_class
 from mmbench.options import option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
 from mmbench.train.modulation import scoped_parameters
@@ -101,40 +102,41 @@ class InfoReg(Method):
         self.regulated: dict[str, int] = dict.fromkeys(run.modalities, 0)
         self.anchors: dict[str, list[Tensor]] = {}
         self.sums: Tensor | None = None
+        """Of the epoch, for each weight tensor in `tracked`: the squares of its gradients."""
+        self.tracked: list[tuple[str, int]] = []
+        """Modality and number of elements."""
 
     def train_step(self, run: Run, batch: Batch) -> Tensor:
         out = run.net(batch)
-        parts = torch.stack([*out.parts.values()])
-        loss = self.losses(out, parts, batch.y)
+        loss, truth = self.loss_and_truth(out, batch.y)
         run.backward(loss)
         with torch.no_grad():
             if self.config.variant == "corrected":
                 self.track(run)
-            self.regulate(run, parts, batch.y)
+            self.regulate(run, truth)
             if self.config.variant == "released":
                 self.track(run)
         run.step()
         return loss
 
-    def losses(self, out: Output, parts: Tensor, y: Tensor) -> Tensor:
-        """Return ``L`` for the modalities' logits ``(M, B, C)``."""
+    def loss_and_truth(self, out: Output, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``L``, and the probability of each sample's class by modality ``(M, B)``."""
+        parts = torch.stack([*out.parts.values()])
+        truth = of_class(log_probabilities(parts), y)
         weight: float = self.config.unimodal_weight
-        if weight == 0:
-            fused: Tensor = functional.cross_entropy(out.logits, y)
-            return fused
         # The same fused logits from the parts at hand: one backward pass through the head, not two.
-        logits = parts.sum(dim=0) if out.parts_are_exact else out.logits
-        unimodal = functional.cross_entropy(parts.flatten(0, 1), y.repeat(len(parts)))
-        return functional.cross_entropy(logits, y) + weight * len(parts) * unimodal
+        from_parts = weight > 0 and out.parts_are_exact
+        loss = functional.cross_entropy(parts.sum(dim=0) if from_parts else out.logits, y)
+        if weight > 0:
+            loss = loss - weight / len(y) * truth.sum()
+        return loss, truth.detach().exp()
 
     # -- the pull ------------------------------------------------------------------------------
 
-    def regulate(self, run: Run, parts: Tensor, y: Tensor) -> None:
+    def regulate(self, run: Run, truth: Tensor) -> None:
         """Pull the encoder in the lead back if it is in its window."""
         if not self.anchors:
             return
-        labels = y.view(1, -1, 1).expand(len(parts), -1, 1)
-        truth = parts.softmax(dim=2).gather(2, labels).squeeze(2)
         for m, factor in zip(run.modalities, self.coefficients(run, truth), strict=True):
             if m not in self.anchors:
                 continue
@@ -147,8 +149,7 @@ class InfoReg(Method):
             if moved:
                 parameters, gradients, anchors = map(list, zip(*moved, strict=True))
                 pull = torch._foreach_sub(parameters, anchors)
-                torch._foreach_mul_(pull, factor)
-                torch._foreach_add_(gradients, pull)
+                torch._foreach_addcmul_(gradients, pull, [factor] * len(pull))
 
     def coefficients(self, run: Run, truth: Tensor) -> Tensor:
         """Return ``beta (M,)``, wherever the windows are, from the probability of each sample's
@@ -156,16 +157,13 @@ class InfoReg(Method):
         scores = truth.sum(dim=1) if self.config.variant == "released" else truth.mean(dim=1)
         gaps = scores - (scores.sum() - scores) / (len(scores) - 1)
         leads = (scores == scores.max()) & (gaps > 0)
-        pulls = [
-            strength * torch.exp(torch.tanh(gap))
-            for strength, gap in zip(self.strengths.values(), gaps, strict=True)
-        ]
-        return torch.where(leads, torch.stack(pulls), 0.0)
+        strengths = gaps.new_tensor([*self.strengths.values()])
+        return torch.where(leads, strengths * gaps.tanh().exp(), 0.0)
 
     # -- the window ----------------------------------------------------------------------------
 
     def on_epoch_start(self, run: Run) -> None:
-        self.sums = None
+        self.sums, self.tracked = None, []
         self.anchors = {}
         for m in run.modalities:
             growth = self.growth(m)
@@ -175,8 +173,11 @@ class InfoReg(Method):
                 self.regulated[m] += 1
 
     def on_epoch_end(self, run: Run) -> None:
-        sums = [0.0] * len(run.modalities) if self.sums is None else self.sums.tolist()
-        for m, trace in zip(run.modalities, sums, strict=True):
+        sums = [] if self.sums is None else self.sums.tolist()
+        traces = dict.fromkeys(run.modalities, 0.0)
+        for (m, size), total in zip(self.tracked, sums, strict=True):
+            traces[m] += total / size
+        for m, trace in traces.items():
             run.log(f"fisher_trace.{m}", trace)
             self.traces[m] = [*self.traces[m], trace][-self.config.window - 1 :]
 
@@ -197,15 +198,13 @@ class InfoReg(Method):
 
     def track(self, run: Run) -> None:
         """Add the gradients of this step to the Fisher traces."""
-        weights = [scoped_parameters(run, m, "weights") for m in run.modalities]
-        gradients = [p.grad for group in weights for p in group if p.grad is not None]
+        weights = {m: scoped_parameters(run, m, "weights") for m in run.modalities}
+        gradients = [p.grad for group in weights.values() for p in group if p.grad is not None]
         if not gradients:
             return
-        norms = torch._foreach_norm(gradients)
-        roots = torch._foreach_div(norms, [g.numel() ** 0.5 for g in gradients])
-        squares = torch.split(torch.stack(roots).square(), [len(group) for group in weights])
-        step = torch.stack([values.sum() for values in squares])
-        self.sums = step if self.sums is None else self.sums + step
+        self.tracked = [(m, p.numel()) for m, group in weights.items() for p in group]
+        squares = torch.stack(torch._foreach_norm(gradients)).square()
+        self.sums = squares if self.sums is None else self.sums + squares
 
     # -- record and resume ---------------------------------------------------------------------
 

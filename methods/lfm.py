@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmbench.evaluate.readout import evaluating
 from mmbench.nets.fusion import Late, Sum
+from mmbench.nets.probabilities import log_probabilities
 from mmbench.options import option, refuse_unused
 from mmbench.train.holdout import hold_out, holdout_option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output, Stage
@@ -136,20 +137,19 @@ class LFM(Method):
         scale: float = self.config.scale
         if weight == 0:
             return scale * functional.cross_entropy(out.logits, batch.y)
-        classification, alignment = self.terms(run, out, batch.y)
+        classification, alignment = self.terms(out, batch.y)
         run.log("alignment", alignment)
         return scale * (1 - weight) * classification + scale * weight * alignment
 
-    def terms(self, run: Run, out: Output, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``CE(z, y)`` and ``A``, in nats."""
-        own = self.own_logits(run, out)
-        unimodal = torch.stack([*(own or out.parts).values()])
-        # The same fused logits from those at hand: one backward pass through the heads, not two.
-        fused = out.logits
-        if out.parts_are_exact:
-            fused = unimodal.mean(dim=0) if isinstance(out.fusion, Late) else unimodal.sum(dim=0)
-        logs = unimodal.log_softmax(dim=2)
-        return functional.cross_entropy(fused, y), misalignment(logs, self.pairs)
+    def terms(self, out: Output, y: Tensor, is_curved: bool = False) -> tuple[Tensor, Tensor]:
+        """Return ``CE(z, y)`` and ``A``, in nats; see :func:`misalignment`."""
+        parts = torch.stack([*out.parts.values()])
+        # The same fused logits from the parts at hand: one backward pass through the heads, not
+        # two.
+        fused = parts.sum(dim=0) if out.parts_are_exact else out.logits
+        unimodal = parts * len(parts) if isinstance(out.fusion, Late) else parts
+        alignment = misalignment(log_probabilities(unimodal), self.pairs, is_curved)
+        return functional.cross_entropy(fused, y), alignment
 
     def own_logits(self, run: Run, out: Output) -> dict[str, Tensor]:
         if not isinstance(out.fusion, Sum):
@@ -184,7 +184,7 @@ class LFM(Method):
         parameters = [p for p in run.network.parameters() if p.requires_grad]
         # The fused kernels of attention have no second derivatives.
         with evaluating(run.network), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            classification, alignment = self.terms(run, run.net(batch), batch.y)
+            classification, alignment = self.terms(run.net(batch), batch.y, True)
             whole = (1 - self.learned) * classification + self.learned * alignment
             slopes = torch.autograd.grad(whole, parameters, create_graph=True, allow_unused=True)
             direction = torch.autograd.grad(
@@ -216,10 +216,13 @@ def pair_means(count: int) -> Tensor:
     return torch.stack([(a + b) / 2 for a, b in combinations(rows, 2)])
 
 
-def misalignment(logs: Tensor, pairs: Tensor) -> Tensor:
-    """Return ``A`` from the modalities' log-probabilities ``(M, B, C)``: 0 where all agree."""
+def misalignment(logs: Tensor, pairs: Tensor, is_curved: bool = False) -> Tensor:
+    """Return ``A`` from the modalities' log-probabilities ``(M, C, B)``: 0 where all agree. It has
+    second derivatives if ``is_curved``."""
     middle = pairs @ logs.exp().flatten(1)
     mean_log = pairs @ logs.flatten(1)
-    # Where a probability is too small for a float, its logarithm does not matter.
-    divergence = middle * (middle.clamp(min=torch.finfo(middle.dtype).tiny).log() - mean_log)
-    return divergence.sum() / (len(pairs) * logs.shape[1])
+    # Slopes through log q add up to that of sum_c q_c = 1: none.
+    with torch.set_grad_enabled(is_curved):
+        # Where a probability is too small for a float, its logarithm does not matter.
+        log_middle = middle.clamp(min=torch.finfo(middle.dtype).tiny).log()
+    return (middle * (log_middle - mean_log)).sum() / (len(pairs) * logs.shape[2])

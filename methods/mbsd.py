@@ -13,13 +13,13 @@ the idea over to classification, with the distillation that its code intends. w_
 the backward pass.
 """
 
-from itertools import combinations
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmbench.nets.probabilities import log_probabilities, of_class
 from mmbench.options import option
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
 from mmbench.train.run import Run
@@ -65,40 +65,48 @@ class MBSD(Method):
         )
 
     def loss(self, run: Run, out: Output, batch: Batch) -> Tensor:
-        loss: Tensor = functional.cross_entropy(out.logits, batch.y)
         options: MBSD.Config = self.config
         if not (
             options.unimodal_weight or options.similarity_weight or options.distillation_weight
         ):
-            return loss
-        unimodal, similarity, distillation = self.terms([*out.parts.values()], batch.y)
+            return functional.cross_entropy(out.logits, batch.y)
+        parts = torch.stack([*out.parts.values()])
+        # The same fused logits from the parts at hand: one backward pass through the head, not two.
+        logits = parts.sum(dim=0) if out.parts_are_exact else out.logits
+        unimodal, similarity, distillation = self.terms(parts, batch.y)
         run.log("similarity", similarity)
         run.log("distillation", distillation)
+        loss = functional.cross_entropy(logits, batch.y)
         loss = loss + options.unimodal_weight * unimodal
         loss = loss + options.similarity_weight * similarity
         loss = loss + options.distillation_weight * distillation
         return loss
 
-    def terms(self, parts: list[Tensor], y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terms(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum of CE(z_m), and RS and KD averaged over pairs, from the modalities' logits
-        ``(B, C)``."""
-        z = torch.stack(parts)
-        logs = z.log_softmax(dim=2)
-        of_truth = logs.gather(2, y.view(1, -1, 1).expand(len(z), -1, 1)).squeeze(2)
-        truth = of_truth.detach().exp()
-        is_right = z.argmax(dim=2) == y
-        x = z if self.config.distance == "logits" else logs.exp()
-        similarities, divergences = [], []
-        for a, b in combinations(range(len(z)), 2):
-            weights = (truth[a] - truth[b]).abs() * (is_right[a] | is_right[b])
-            similarities.append((weights * (x[a] - x[b]).square().mean(dim=1)).mean())
-            a_leads = (truth[a] > truth[b]).unsqueeze(1)
-            strong = torch.where(a_leads, logs[a], logs[b]).detach()
-            weak = torch.where(a_leads, logs[b], logs[a])
-            divergence = (strong.exp() * (strong - weak)).sum(dim=1)
-            divergences.append((weights * divergence).mean())
+        ``(M, B, C)``."""
+        logs = log_probabilities(z)
+        of_truth = of_class(logs, y)
+        a, b = torch.triu_indices(len(z), len(z), 1, device=z.device)  # of each pair
+        strong, weak, weights = roles(of_truth.detach().exp(), z.argmax(dim=2) == y, a, b)
+        x = z.transpose(1, 2) if self.config.distance == "logits" else logs.exp()
+        apart = (x.index_select(0, a) - x.index_select(0, b)).square().mean(dim=1)
+        # Of each sample and pair, the logarithms that teach and those that are taught.
+        teacher = logs.detach().gather(0, strong.unsqueeze(1).expand(-1, z.shape[2], -1))
+        taught = logs.gather(0, weak.unsqueeze(1).expand(-1, z.shape[2], -1))
+        divergence = (teacher.exp() * (teacher - taught)).sum(dim=1)
         return (
-            -of_truth.mean(dim=1).sum(),
-            torch.stack(similarities).mean(),
-            torch.stack(divergences).mean(),
+            -of_truth.sum() / len(y),
+            (weights * apart).mean(),
+            (weights * divergence).mean(),
         )
+
+
+@torch.no_grad()
+def roles(truth: Tensor, is_right: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each pair and sample the stronger modality, the weaker one, and ``w``, from
+    ``t`` and from whether a modality predicts the class, both ``(M, B)``."""
+    lead = truth[a] - truth[b]
+    strong = torch.where(lead > 0, a.unsqueeze(1), b.unsqueeze(1))
+    weak = (a + b).unsqueeze(1) - strong
+    return strong, weak, lead.abs() * (is_right[a] | is_right[b])

@@ -129,10 +129,9 @@ class MLA(Method):
         weight = head.weight
         assert weight.grad is not None
         a = self.config.damping ** (1 + self.batch / self.batches)
-        moved = updated_projection(self.projection, x.mean(dim=0), a)
-        self.projection.copy_(moved)
+        move_projection(self.projection, x.mean(dim=0), a)
         before = torch.linalg.vector_norm(weight.grad)
-        weight.grad = weight.grad @ moved.T
+        weight.grad = weight.grad @ self.projection.T
         after = torch.linalg.vector_norm(weight.grad)
         run.log(f"head_gradient_kept.{m}", after / before.clamp(min=SMALLEST_NORM))
 
@@ -146,12 +145,11 @@ class MLA(Method):
         return out.parts
 
 
-def updated_projection(projection: Tensor, r: Tensor, a: float) -> Tensor:
-    """Return P ``(d, d)`` after a mean feature vector r ``(d,)``, of Frobenius norm 1."""
+def move_projection(projection: Tensor, r: Tensor, a: float) -> None:
+    """Move P ``(d, d)`` by a mean feature vector r ``(d,)``, and give it a Frobenius norm of 1."""
     k = projection @ r
-    moved: Tensor = projection - torch.outer(k, k) / (a + r @ k)
-    normed: Tensor = moved / torch.linalg.vector_norm(moved)
-    return normed
+    projection.sub_(torch.outer(k, k).div_(a + r @ k))
+    projection.div_(torch.linalg.vector_norm(projection))
 
 
 def fusion_weights(logits: Tensor, each_sample: bool) -> Tensor:

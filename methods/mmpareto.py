@@ -79,58 +79,64 @@ class MMPareto(Method):
             {m: functional.cross_entropy(u, batch.y) for m, u in self.own_logits(run, out).items()}
         )
         run.backward(fused, retain_graph=True)
-        multimodal = {m: take_gradient(run.encoder_params(m)) for m in run.modalities}
+        multimodal = {m: take_gradients(run.encoder_params(m)) for m in run.modalities}
         run.backward(own)
         with torch.no_grad():
             for m, of_fused in multimodal.items():
                 parameters = run.encoder_params(m)
-                of_own = take_gradient(parameters)
-                weight = multimodal_weight(of_fused, of_own)
+                of_own = take_gradients(parameters)
+                agreement = product(of_fused, of_own)
+                squares = norms(of_fused).square().sum(), norms(of_own).square().sum()
+                weight = multimodal_weight(*squares, agreement)
                 run.log(f"multimodal_weight.{m}", weight)
-                run.log(f"conflict.{m}", (of_fused @ of_own <= 0).float())
-                sizes = [p.numel() for p in parameters]
-                pieces = torch.split(self.integrate(of_fused, of_own, weight, sizes), sizes)
-                for p, piece in zip(parameters, pieces, strict=True):
-                    p.grad = piece.view_as(p)
+                run.log(f"conflict.{m}", (agreement <= 0).float())
+                combined = self.integrate(of_fused, of_own, weight)
+                for p, gradient in zip(parameters, combined, strict=True):
+                    p.grad = gradient
         run.step()
         return (fused + own).detach()
 
     def integrate(
-        self, of_fused: Tensor, of_own: Tensor, weight: Tensor, sizes: list[int]
-    ) -> Tensor:
-        """Return ``g`` of an encoder from G and U, which it overwrites, and a; ``sizes`` are those
-        of its tensors."""
-        plain = of_fused + of_own
-        combined = of_fused.mul_(2 * weight).add_(of_own.mul_(2 * (1 - weight)))
-        over = [len(combined)] if self.config.rescale == "encoder" else sizes
-        for n, whole in zip(torch.split(combined, over), torch.split(plain, over), strict=True):
-            lengthen(n, whole)
-        return combined.mul_(self.config.gamma)
+        self, of_fused: list[Tensor], of_own: list[Tensor], weight: Tensor
+    ) -> list[Tensor]:
+        """Return ``g`` of an encoder, in its tensors, from G, which it overwrites, U and a."""
+        wanted = norms(torch._foreach_add(of_fused, of_own))
+        # Half of n, in place of G.
+        combined = [g.lerp_(u, 1 - weight) for g, u in zip(of_fused, of_own, strict=True)]
+        size = 2 * norms(combined)
+        if self.config.rescale == "encoder":
+            wanted, size = wanted.norm().expand_as(size), size.norm().expand_as(size)
+        longer = (wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0)
+        factors = 2 * self.config.gamma * longer
+        torch._foreach_mul_(combined, list(factors.unbind()))
+        return combined
 
     def own_logits(self, run: Run, out: Output) -> dict[str, Tensor]:
         return {m: self.heads[m](h) for m, h in out.features.items()}
 
 
-def multimodal_weight(of_fused: Tensor, of_own: Tensor) -> Tensor:
-    """Return ``a`` from the vectors G and U."""
-    gg, gu, uu = of_fused @ of_fused, of_fused @ of_own, of_own @ of_own
+def product(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Return the inner product of two vectors that are given in pieces."""
+    pieces = [torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]
+    return torch.stack(pieces).sum()
+
+
+def norms(pieces: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Return the Euclidean norm of each piece."""
+    return torch.stack(torch._foreach_norm(pieces))
+
+
+def multimodal_weight(gg: Tensor, uu: Tensor, gu: Tensor) -> Tensor:
+    """Return ``a`` from the products of G and U with themselves and each other."""
     inside = (uu - gu) / (gg + uu - 2 * gu)
     at_end = torch.where(gu >= uu, 1 - NEARLY_ALL, inside)
     minimum = torch.where(gu >= gg, NEARLY_ALL, at_end)
     return torch.where(gu > 0, 0.5, minimum)
 
 
-def lengthen(n: Tensor, whole: Tensor) -> None:
-    """Make ``n`` as long as ``whole`` if it is shorter."""
-    size, wanted = torch.linalg.vector_norm(n), torch.linalg.vector_norm(whole)
-    n.mul_((wanted / size.clamp(min=SMALLEST_NORM)).clamp(min=1.0))
-
-
-def take_gradient(parameters: list[nn.Parameter]) -> Tensor:
-    """Return the gradient as one vector, zero where there is none, and clear it."""
-    gradient = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-    )
+def take_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return the gradients, zero where there is none, and clear them."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for p in parameters:
         p.grad = None
-    return gradient
+    return gradients

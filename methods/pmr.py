@@ -22,6 +22,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmbench.nets.probabilities import log_probabilities, of_class
 from mmbench.nets.prototypes import UNSEEN, ClassMeans
 from mmbench.options import option, refuse_unused
 from mmbench.train.method import Batch, Method, MethodInfo, Options, Output
@@ -115,21 +116,21 @@ class PMR(Method):
         loss: Tensor = functional.cross_entropy(out.logits, batch.y)
         if not self.is_active(run):
             return loss
-        q = torch.stack([self.class_means(m)(h) for m, h in out.features.items()])
+        distances = torch.stack([self.class_means(m)(h) for m, h in out.features.items()])
         seen = self.class_means(run.modalities[0]).seen
-        logs = q.masked_fill(~seen, UNSEEN).log_softmax(dim=2)
-        truth = logs.gather(2, batch.y.view(1, -1, 1).expand(len(q), -1, 1)).squeeze(2)
-        known = seen[batch.y]
-        scores = (truth.detach().exp() * known).sum(dim=1)
+        logs = log_probabilities((-distances).masked_fill(~seen, UNSEEN))
+        truth = of_class(logs, batch.y)
+        known = seen[batch.y].to(truth.dtype)
+        scores = truth.detach().exp() @ known
         coefficients = self.coefficients(scores)
         for m, coefficient in zip(run.modalities, coefficients, strict=True):
             run.log(f"coefficient.{m}", coefficient)
-        losses = -torch.where(known, truth, 0.0).sum(dim=1) / known.sum().clamp(min=1)
-        loss = loss + self.config.alpha * (coefficients * losses).sum()
+        weights = self.config.alpha * coefficients / known.sum().clamp(min=1)
+        loss = loss - weights @ (truth @ known)
         if run.epoch < self.entropy_epochs(run):
-            entropies = -(logs.exp() * logs).sum(dim=2).mean(dim=1)
-            of_lead = (entropies * (scores == scores.max())).sum()
-            loss = loss - self.config.entropy_weight * coefficients.max() * of_lead
+            is_lead = (scores == scores.max()).to(scores.dtype)
+            weights = self.config.entropy_weight * coefficients.max() * is_lead / len(batch.y)
+            loss = loss + weights @ (logs.exp() * logs).sum(dim=(1, 2))
         return loss
 
     def is_active(self, run: Run) -> bool:
@@ -163,6 +164,6 @@ class Distances(ClassMeans):
     """Prototypes that classify by their distance."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return the negative distances ``(B, C)`` of ``h (B, d)``. Their gradient is zero where a
-        feature vector is its prototype."""
-        return -torch.cdist(h, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
+        """Return the distances ``(B, C)`` of ``h (B, d)``. Their gradient is zero where a feature
+        vector is its prototype."""
+        return torch.cdist(h, self.rows, compute_mode="donot_use_mm_for_euclid_dist")

@@ -67,7 +67,8 @@ def energy_loss(
 ) -> Tensor:
     """Return ``L_EMC``. ``uncertainty`` is ``gamma H`` as ``(M,)``, or zero without a teacher."""
     squares = torch.stack([h.square().mean() for h in features.values()])
-    losses = torch.stack([functional.cross_entropy(u, y) for u in own.values()])
+    logs = torch.stack([*own.values()]).log_softmax(dim=2)
+    losses = -logs.gather(2, y.view(1, -1, 1).expand(len(logs), -1, 1)).mean(dim=(1, 2))
     energies = options.feature_energy * squares + options.loss_energy * losses + uncertainty
     for m, energy in zip(features, energies.detach().unbind(), strict=True):
         run.log(f"energy.{m}", energy)

@@ -15,6 +15,7 @@ from mmbench.errors import RequestError
 from mmbench.methods.cml import CML
 from mmbench.methods.joint import Joint
 from mmbench.nets.network import Network
+from mmbench.nets.probabilities import log_probabilities
 from mmbench.testing.contract import CLASSES, make_splits
 from tests.methods.double import (
     Case,
@@ -164,18 +165,16 @@ def test_confidence_that_never_rises_costs_nothing(exempt: str) -> None:
     method = configured(CML, {"exempt": exempt})
     assert isinstance(method, CML)
     smaller = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(50) % 4
-    assert not method.penalties(3 * smaller, smaller, y).any()
-    assert not method.penalties(smaller, smaller, y).any()
+    chain = torch.stack([3 * smaller, smaller, smaller])
+    assert not method.penalties(log_probabilities(chain), torch.arange(50) % 4).any()
 
 
 def test_violations_of_different_samples_do_not_cancel() -> None:
     method = configured(CML)
     assert isinstance(method, CML)
     sure, unsure = torch.tensor([9.0, 0.0]), torch.tensor([0.0, 0.0])
-    got = method.penalties(
-        torch.stack([sure, unsure]), torch.stack([unsure, sure]), torch.tensor([0, 0])
-    )
+    chain = torch.stack([torch.stack([sure, unsure]), torch.stack([unsure, sure])])
+    (got,) = method.penalties(log_probabilities(chain), torch.tensor([0, 0]))
     rise = float(sure.softmax(dim=0)[0]) - 0.5
     assert got.tolist() == pytest.approx([0.0, rise])
 

@@ -165,7 +165,7 @@ def test_the_weight_never_rewards_disagreement_unless_as_released() -> None:
 
 def alignment_of(logits: Tensor) -> Tensor:
     pairs = pair_means(len(logits)).to(logits.dtype)
-    return misalignment(logits.log_softmax(dim=2), pairs)
+    return misalignment(logits.log_softmax(dim=2).transpose(1, 2), pairs)
 
 
 def test_modalities_that_agree_have_no_misalignment() -> None:

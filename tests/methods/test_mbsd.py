@@ -128,7 +128,7 @@ def test_the_stronger_modality_of_a_sample_is_a_teacher_and_does_not_learn_from_
     None
 ):
     parts, y = random_parts(2)
-    *_, distillation = method().terms(parts, y)
+    *_, distillation = method().terms(torch.stack(parts), y)
     gradients = torch.autograd.grad(distillation, parts)
     truth = [part.softmax(dim=1)[range(30), y] for part in parts]
     is_right = (parts[0].argmax(dim=1) == y) | (parts[1].argmax(dim=1) == y)
@@ -140,7 +140,7 @@ def test_the_stronger_modality_of_a_sample_is_a_teacher_and_does_not_learn_from_
 def test_the_weights_are_constants() -> None:
     # Then RS draws each sample's logits straight to each other's, by equal and opposite steps.
     parts, y = random_parts(2)
-    _, similarity, _ = method().terms(parts, y)
+    _, similarity, _ = method().terms(torch.stack(parts), y)
     gradients = torch.autograd.grad(similarity, parts)
     for gradient, other in zip(gradients, gradients[::-1], strict=True):
         torch.testing.assert_close(gradient, -other)
@@ -152,27 +152,27 @@ def test_the_weights_are_constants() -> None:
 def test_modalities_that_agree_pay_nothing() -> None:
     (part,), y = random_parts(1)
     for count in (2, 3):
-        _, *terms = method().terms([part] * count, y)
+        _, *terms = method().terms(torch.stack([part] * count), y)
         assert [float(term.detach()) for term in terms] == [0.0, 0.0]
 
 
 def test_a_sample_that_neither_modality_gets_right_pays_nothing() -> None:
     wrong = torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[0.5, 4.0, 0.0]])
     y = torch.tensor([0])
-    _, *terms = method().terms([*wrong], y)
+    _, *terms = method().terms(torch.stack([*wrong]), y)
     assert [float(term) for term in terms] == [0.0, 0.0]
-    _, *terms = method().terms([*wrong], torch.tensor([1]))
+    _, *terms = method().terms(torch.stack([*wrong]), torch.tensor([1]))
     assert all(float(term) > 0 for term in terms)
 
 
 def test_pairs_are_averaged_and_the_order_of_modalities_does_not_matter() -> None:
     parts, y = random_parts(3)
-    known = torch.stack(method().terms(parts, y))
+    known = torch.stack(method().terms(torch.stack(parts), y))
     for order in permutations(parts):
-        torch.testing.assert_close(torch.stack(method().terms([*order], y)), known)
+        torch.testing.assert_close(torch.stack(method().terms(torch.stack([*order]), y)), known)
     first, second, _ = parts
-    twice = torch.stack(method().terms([first, second, second], y)[1:])
-    once = torch.stack(method().terms([first, second], y)[1:])
+    twice = torch.stack(method().terms(torch.stack([first, second, second]), y)[1:])
+    once = torch.stack(method().terms(torch.stack([first, second]), y)[1:])
     torch.testing.assert_close(twice, 2 / 3 * once)
 
 

@@ -15,7 +15,7 @@ from mmbench.config import Recipe
 from mmbench.data.dataset import Batch, Modality, Rows, Split, Splits
 from mmbench.errors import RequestError
 from mmbench.evaluate.readout import read_out
-from mmbench.methods.mla import MLA, batches_per_epoch, fusion_weights, updated_projection
+from mmbench.methods.mla import MLA, batches_per_epoch, fusion_weights, move_projection
 from mmbench.nets.network import Network, NetworkSpec
 from mmbench.nets.shared_head import Branch, branch_of
 from mmbench.planning import check_support
@@ -141,7 +141,7 @@ def test_projection_stays_symmetric_positive_and_of_norm_one() -> None:
     random = torch.Generator().manual_seed(0)
     p = torch.eye(12)
     for i in range(50):
-        p = updated_projection(p, torch.randn(12, generator=random).relu(), 0.1 ** (1 + i / 50))
+        move_projection(p, torch.randn(12, generator=random).relu(), 0.1 ** (1 + i / 50))
         assert torch.equal(p, p.T)
         assert float(p.norm()) == pytest.approx(1, rel=1e-5)
         assert float(torch.linalg.eigvalsh(p.double()).min()) > -1e-7
@@ -150,7 +150,7 @@ def test_projection_stays_symmetric_positive_and_of_norm_one() -> None:
 def test_directions_that_were_seen_are_the_least_changed() -> None:
     p = torch.eye(3)
     for _ in range(30):
-        p = updated_projection(p, torch.tensor([2.0, 0.0, 0.0]), 0.1)
+        move_projection(p, torch.tensor([2.0, 0.0, 0.0]), 0.1)
     # Along what was seen 1/P grows by 4/0.1 each time; elsewhere P stays.
     assert float(p[0, 0]) < 0.01
     assert float(p[1, 1]) == pytest.approx(math.sqrt(0.5), rel=1e-3)

@@ -189,8 +189,9 @@ def test_hand_made_gradients() -> None:
 
     def integrated(g: list[float], u: list[float]) -> list[float]:
         a, b = torch.tensor(g), torch.tensor(u)
-        result: list[float] = method.integrate(a, b, multimodal_weight(a, b), [len(a)]).tolist()
-        return result
+        (result,) = method.integrate([a], [b], multimodal_weight(a @ a, b @ b, a @ b))
+        found: list[float] = result.tolist()
+        return found
 
     # Aligned: gamma (G + U).
     assert integrated([1.0, 0.0], [1.0, 2.0]) == pytest.approx([3.0, 3.0])
@@ -214,7 +215,7 @@ def test_the_weight_is_a_share_and_its_direction_opposes_neither_gradient(
     g: list[float], u: list[float]
 ) -> None:
     a, b = torch.tensor(g, dtype=torch.float64), torch.tensor(u, dtype=torch.float64)
-    weight = multimodal_weight(a, b)
+    weight = multimodal_weight(a @ a, b @ b, a @ b)
     assert 0 < float(weight) < 1
     n = weight * a + (1 - weight) * b
     slack = 1e-9 * float(a.norm() + b.norm()) ** 2
