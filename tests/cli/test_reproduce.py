@@ -44,9 +44,9 @@ def test_the_list_says_what_can_be_run_and_what_is_missing(
         lines = said.out.splitlines()
         (few,) = [line for line in lines if line.startswith("mfeat-few ")]
         assert few.split()[1] == "ready"
-        (print_,) = [line for line in lines if line.startswith("balancebenchmark-vggsound ")]
+        (print_,) = [line for line in lines if line.startswith("reconboost-modelnet40 ")]
         assert "needs dataset" in print_
-        assert "  needs dataset vggsound, which this version does not have" in lines
+        assert "  needs dataset modelnet40, which this version does not have" in lines
         (clips,) = [line for line in lines if line.startswith("dgl-cremad ")]
         assert "needs data " in clips
         (digits,) = [line for line in lines if line.startswith("avdigits-image-1.5 ")]
@@ -144,7 +144,7 @@ def test_seeds_and_folder_of_results_can_be_chosen(command: Command, tmp_path: P
     [
         (["mfeat-fwe"], ["unknown experiment", "mfeat-few"]),
         (["mfeat-few/jiont"], ["unknown system of mfeat-few", "joint"]),
-        (["balancebenchmark-vggsound"], ["needs dataset vggsound"]),
+        (["reconboost-modelnet40"], ["needs dataset modelnet40"]),
         (["mfeat-few", "--seed", "x"], ["--seed x"]),
         (["mfeat-few", "--experiments", "none"], ["none: no such folder"]),
     ],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ The file ``plan`` holds a stage, an epoch and what to do: wait until killed, or 
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmbench.methods.{module} import {base}
@@ -137,6 +139,15 @@ def test_iibalance_killed_in_a_stage_of_its_own_is_resumed_bit_identical(command
     assert [resumed["cost"][c] for c in counts] == [whole["cost"][c] for c in counts]
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Tests that a shell runs in the background are started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_what_resume_needs(command: Command, number: signal.Signals) -> None:
     write_method()
