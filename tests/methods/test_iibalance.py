@@ -809,8 +809,8 @@ def test_folds_by_row_divide_groups_and_are_those_of_rows_without_groups(folds: 
         np.testing.assert_array_equal(ours.measure, theirs.measure)
         np.testing.assert_array_equal(ours.fit, theirs.fit)
         assert len(set(splits.train.groups[ours.measure])) == 2
-    for (_, ours), (_, theirs) in zip(by_row.gate_folds, plain.gate_folds, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for (_, held), (_, expected) in zip(by_row.gate_folds, plain.gate_folds, strict=True):
+        np.testing.assert_array_equal(held, expected)
 
 
 @pytest.mark.parametrize("folds", [1, 5])
