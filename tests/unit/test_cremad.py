@@ -140,8 +140,8 @@ def test_published_lists_are_known_whatever_their_line_ends(
 
 BAD_LISTS: dict[str, tuple[Any, str]] = {
     "an unknown clip": (
-        lambda rows: ["1001_XXX_ANG_XX,ANG", *rows[1:]],
-        r"train\.csv, row 1: '1001_XXX_ANG_XX' is no clip of CREMA-D; get it from",
+        lambda rows: ["1001_NOT_ANG_XX,ANG", *rows[1:]],
+        r"train\.csv, row 1: '1001_NOT_ANG_XX' is no clip of CREMA-D; get it from",
     ),
     "a label that is not the clip's": (
         lambda rows: [rows[0], rows[1].split(",")[0] + ",JOY", *rows[2:]],
